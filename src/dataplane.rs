@@ -1,0 +1,1 @@
+//! The workers that carry flows from the TUN to real servers.

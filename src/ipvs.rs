@@ -1,0 +1,1 @@
+//! The engine: virtual servers, real servers, schedulers. Pure: time is an argument.

@@ -1,0 +1,3 @@
+//! argv to subcommand.
+
+fn main() {}

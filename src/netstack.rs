@@ -1,0 +1,1 @@
+//! The glue around smoltcp: a device over one packet, one TCP endpoint per flow, the clock.

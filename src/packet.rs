@@ -1,0 +1,1 @@
+//! Packets as checked views and as bytes to send: bytes in, bytes out, no clock, no socket.

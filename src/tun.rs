@@ -1,0 +1,1 @@
+//! The TUN device: queues, the virtio-net header, address and routes.
