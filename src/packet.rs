@@ -5,24 +5,31 @@
 //! Writing: every answer that the proxy gives without a TCP endpoint of its own
 //! ([`echo_reply`], [`unreachable`], [`tcp_reset`]) and the headers of its UDP datagrams
 //! ([`udp_header`], [`udp_fragments_v6`]).
+//! Two small pieces of state, each owned by one worker and given the time as an argument:
+//! [`FragmentStore`] puts IP fragments together, [`ErrorLimiter`] bounds the errors that we
+//! originate.
 //!
 //! There is no task and no thread here; nothing has to be stopped.
 
 mod checksum;
 mod cut;
 mod extension;
+mod fragment;
 mod header;
 mod icmp;
 mod ip;
+mod limiter;
 mod reply;
 mod tcp;
 mod udp;
 
 pub use checksum::{ipv4_header_checksum_ok, pseudo_header_sum, transport_checksum_ok};
 pub use cut::{fragment_v6, udp_fragments_v6};
+pub use fragment::{FragmentDrop, FragmentLimits, FragmentOutcome, FragmentStore};
 pub use header::{CannotBuild, HOP_LIMIT, IPV4_HEADER_LEN, IPV6_HEADER_LEN, IPV6_MINIMUM_MTU};
 pub use icmp::{Echo, Unreachable, echo_reply, port_unreachable, udp_unreachable, unreachable};
 pub use ip::{FragmentInfo, IpPacket, Malformed};
+pub use limiter::{ErrorLimiter, ErrorLimits, OriginatedError, Rate};
 pub use reply::NoReply;
 pub use tcp::{TcpFlags, TcpSegment, tcp_reset};
 pub use udp::{ChecksumMode, UDP_CHECKSUM_OFFSET, UDP_HEADER_LEN, UdpDatagram, udp_header};
