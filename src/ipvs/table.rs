@@ -174,4 +174,6 @@ fn is_same_service(one: &ServicePortName, other: &ServicePortName) -> bool {
 }
 
 #[cfg(test)]
+mod proptests;
+#[cfg(test)]
 mod tests;
