@@ -434,6 +434,22 @@ fn mh_hashes_client_and_port() {
     assert_eq!(bench.pick(), one);
 }
 
+// Worked out by a separate program from ip_vs_mh_permutate, ip_vs_mh_populate and
+// ip_vs_mh_get_fallback, with the permutations written out whole.
+#[test]
+fn mh_places_clients_as_the_kernel_does() {
+    let mut bench = Bench::new(SchedulerKind::Mh, &[('a', 1), ('b', 1), ('c', 1)]);
+    let (mut homes, mut others) = (String::new(), String::new());
+    for port in 40_000..40_024 {
+        bench.client.set_port(port);
+        let home = bench.pick().unwrap();
+        homes.push(home);
+        others.push(name(&bench.pick_except(&[home]).unwrap()));
+    }
+    assert_eq!(homes, "bbccaaccaabbabbcaaaaacac");
+    assert_eq!(others, "ccbbcbbabbcacacbcbcbcaba");
+}
+
 #[test]
 fn mh_moves_few_clients_when_a_server_goes() {
     let mut bench = Bench::new(
