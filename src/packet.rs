@@ -31,7 +31,7 @@ pub use icmp::{Echo, Unreachable, echo_reply, port_unreachable, udp_unreachable,
 pub use ip::{FragmentInfo, IpPacket, Malformed};
 pub use limiter::{ErrorLimiter, ErrorLimits, OriginatedError, Rate};
 pub use reply::NoReply;
-pub use tcp::{TcpFlags, TcpSegment, tcp_reset};
+pub use tcp::{TcpFlags, TcpSegment, tcp_ack, tcp_reset};
 pub use udp::{ChecksumMode, UDP_CHECKSUM_OFFSET, UDP_HEADER_LEN, UdpDatagram, udp_header};
 
 /// Protocol numbers as IPv4's protocol field and IPv6's next header field carry them
