@@ -23,6 +23,9 @@ mod reply;
 mod tcp;
 mod udp;
 
+#[cfg(test)]
+mod samples;
+
 pub use checksum::{ipv4_header_checksum_ok, pseudo_header_sum, transport_checksum_ok};
 pub use cut::{fragment_v6, udp_fragments_v6};
 pub use fragment::{FragmentDrop, FragmentLimits, FragmentOutcome, FragmentStore};

@@ -233,3 +233,6 @@ fn message(
     message[2..4].copy_from_slice(&checksum.to_be_bytes());
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

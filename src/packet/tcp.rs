@@ -200,3 +200,6 @@ pub fn tcp_reset(packet: &IpPacket<'_>, out: &mut Vec<u8>) -> Result<(), NoReply
     out.extend_from_slice(&tcp);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
