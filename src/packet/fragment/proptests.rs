@@ -37,7 +37,9 @@ impl Model {
             Err(FragmentDrop::Overlap)
         } else {
             self.ranges.push((start, end));
-            self.end = self.end.or((!more).then_some(end));
+            if !more {
+                self.end = Some(end);
+            }
             Ok(self
                 .end
                 .is_some_and(|end| (0..end).all(|byte| self.holds(byte))))

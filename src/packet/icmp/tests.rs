@@ -9,7 +9,7 @@ type Builder = fn(&IpPacket<'_>, &mut Vec<u8>) -> Result<(), NoReply>;
 fn build(builder: Builder, packet: &[u8]) -> Result<Vec<u8>, NoReply> {
     // What stood in the buffer before must not matter.
     let mut out = vec![0xff; 100];
-    builder(&IpPacket::parse(packet).unwrap(), &mut out).map(|()| out)
+    builder(&IpPacket::parse(packet)?, &mut out).map(|()| out)
 }
 
 /// The kernel's answer without what is its own choice: identification, flags, flow label.

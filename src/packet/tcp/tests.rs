@@ -6,7 +6,7 @@ use smoltcp::wire::TcpControl;
 fn reset(packet: &[u8]) -> Result<Vec<u8>, NoReply> {
     // What stood in the buffer before must not matter.
     let mut out = vec![0xff; 100];
-    tcp_reset(&IpPacket::parse(packet).unwrap(), &mut out).map(|()| out)
+    tcp_reset(&IpPacket::parse(packet)?, &mut out).map(|()| out)
 }
 
 #[test]
