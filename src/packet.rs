@@ -3,7 +3,7 @@
 //! Reading: [`IpPacket::parse`] checks a packet once; [`TcpSegment`], [`UdpDatagram`] and
 //! [`Echo`] read on from there, without allocating and without panicking whatever the bytes.
 //! Writing: every answer that the proxy gives without a TCP endpoint of its own
-//! ([`echo_reply`], [`unreachable`], [`tcp_reset`]) and the headers of its UDP datagrams
+//! ([`echo_reply`], [`unreachable()`], [`tcp_reset`]) and the headers of its UDP datagrams
 //! ([`udp_header`], [`udp_fragments_v6`]).
 //! Two small pieces of state, each owned by one worker and given the time as an argument:
 //! [`FragmentStore`] puts IP fragments together, [`ErrorLimiter`] bounds the errors that we
@@ -22,6 +22,12 @@ mod limiter;
 mod reply;
 mod tcp;
 mod udp;
+
+#[cfg(test)]
+mod samples;
+
+#[cfg(test)]
+mod proptests;
 
 pub use checksum::{ipv4_header_checksum_ok, pseudo_header_sum, transport_checksum_ok};
 pub use cut::{fragment_v6, udp_fragments_v6};

@@ -230,3 +230,6 @@ fn bare(
     out.extend_from_slice(&tcp);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
