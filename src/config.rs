@@ -99,7 +99,7 @@ pub enum ConfigError {
     #[error("--manifests PATH is missing: a source of Services and EndpointSlices is needed")]
     SourceMissing,
     /// The source is not there.
-    #[error("--manifests '{}' cannot be read: {source}", path.display())]
+    #[error("--manifests '{}' cannot be read", path.display())]
     Source {
         /// What was given.
         path: PathBuf,

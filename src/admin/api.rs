@@ -38,8 +38,7 @@ pub struct VirtualServer {
     /// seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub persistence_seconds: Option<u64>,
-    /// In the order of the scheduler; those that take no new flows any more
-    /// come last, with weight 0.
+    /// By address.
     pub real_servers: Vec<RealServer>,
 }
 
@@ -49,12 +48,22 @@ pub struct VirtualServer {
 pub struct RealServer {
     /// Where flows are carried to.
     pub address: SocketAddr,
+    /// How flows are carried to it, in ipvsadm's words: `Masq`.
+    pub forward: String,
     /// 1, or 0 if it takes no new flows any more.
     pub weight: u32,
-    /// Flows that are open.
-    pub active_flows: u64,
-    /// Flows that are being closed, and all of UDP, as IPVS counts.
-    pub inactive_flows: u64,
+    /// Established TCP connections (IPVS's ActiveConn).
+    pub active_flows: u32,
+    /// All other flows (IPVS's InActConn).
+    pub inactive_flows: u32,
+    /// Flows it was ever chosen for, failed attempts among them.
+    pub connections: u64,
+    /// Attempts to connect to it that failed.
+    pub failed_attempts: u64,
+    /// Bytes of payload from clients to it.
+    pub bytes_to_real_server: u64,
+    /// Bytes of payload from it to clients.
+    pub bytes_to_client: u64,
 }
 
 /// All flows, by protocol, client and virtual address.

@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub enum AskError {
     /// There is no socket, or nobody listens on it.
     #[error(
-        "no proxy answers on {}: is `kube-tun-proxy run` running, with this --admin-socket? ({source})",
+        "no proxy answers on {}: is `kube-tun-proxy run` running, with this --admin-socket?",
         path.display()
     )]
     NobodyThere {
@@ -35,7 +35,7 @@ pub enum AskError {
     },
     /// The socket belongs to another user.
     #[error(
-        "{} may not be opened: ask as the user that runs the proxy, or as root ({source})",
+        "{} may not be opened: ask as the user that runs the proxy, or as root",
         path.display()
     )]
     Forbidden {
@@ -45,7 +45,7 @@ pub enum AskError {
         source: io::Error,
     },
     /// The socket cannot be used for another reason.
-    #[error("cannot connect to {}: {source}", path.display())]
+    #[error("cannot connect to {}", path.display())]
     Connect {
         /// The socket.
         path: PathBuf,
@@ -59,7 +59,7 @@ pub enum AskError {
         path: PathBuf,
     },
     /// What came is not HTTP.
-    #[error("the answer broke off: {0}")]
+    #[error("the proxy's answer broke off")]
     Http(#[from] hyper::Error),
     /// The proxy answered with an error.
     #[error("the proxy answered {status}: {body}")]
@@ -70,7 +70,7 @@ pub enum AskError {
         body: String,
     },
     /// The document is not what this version of the program reads.
-    #[error("the proxy's answer is not understood, it may be of another version: {0}")]
+    #[error("the proxy's answer is not understood: it may be of another version")]
     Json(#[from] serde_json::Error),
 }
 

@@ -52,7 +52,7 @@ pub enum BindError {
         path: PathBuf,
     },
     /// The system refuses.
-    #[error("--admin-socket {}: cannot {operation}: {source}", path.display())]
+    #[error("--admin-socket {}: cannot {operation}", path.display())]
     System {
         /// The path.
         path: PathBuf,

@@ -16,9 +16,14 @@ impl View for Fixed {
             persistence_seconds: Some(10_800),
             real_servers: vec![RealServer {
                 address: "10.1.65.5:443".parse().unwrap(),
+                forward: "Masq".to_owned(),
                 weight: 1,
                 active_flows: 1,
                 inactive_flows: 0,
+                connections: 7,
+                failed_attempts: 2,
+                bytes_to_real_server: 1 << 40,
+                bytes_to_client: 3,
             }],
         }]
     }
