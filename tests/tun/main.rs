@@ -61,6 +61,7 @@ fn main() -> ExitCode {
         ),
         ("every_queue_is_readable", traffic::every_queue_is_readable),
         ("device_is_as_configured", set_up::device_is_as_configured),
+        ("device_is_quiet", set_up::device_is_quiet),
         (
             "addresses_serve_service_routes_only",
             set_up::addresses_serve_service_routes_only,

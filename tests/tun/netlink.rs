@@ -130,6 +130,11 @@ pub(crate) fn addresses(index: u32) -> Vec<Address> {
 
 /// Routes of the main table into a device: prefix and preferred source.
 pub(crate) fn routes(index: u32) -> Vec<(String, Option<IpAddr>)> {
+    routes_of_table(index, 254)
+}
+
+/// Routes of a table into a device: prefix and preferred source.
+pub(crate) fn routes_of_table(index: u32, table: u8) -> Vec<(String, Option<IpAddr>)> {
     let all = |filter: RouteMessage| {
         with(async |handle| {
             let stream = handle.route().get(filter).execute();
@@ -138,24 +143,22 @@ pub(crate) fn routes(index: u32) -> Vec<(String, Option<IpAddr>)> {
     };
     let mut found = all(RouteMessageBuilder::<Ipv4Addr>::new().build());
     found.extend(all(RouteMessageBuilder::<Ipv6Addr>::new().build()));
-    found
-        .into_iter()
-        .filter(|route| {
-            route.header.table == 254 && route.attributes.contains(&RouteAttribute::Oif(index))
-        })
-        .map(|route| {
-            let (mut destination, mut source) = (None, None);
-            for attribute in &route.attributes {
-                if let RouteAttribute::Destination(address) = attribute {
-                    destination = Some(ip(address));
-                } else if let RouteAttribute::PrefSource(address) = attribute {
-                    source = Some(ip(address));
-                }
+    found.retain(|route| {
+        route.header.table == table && route.attributes.contains(&RouteAttribute::Oif(index))
+    });
+    let described = found.iter().map(|route| {
+        let (mut destination, mut source) = (None, None);
+        for attribute in &route.attributes {
+            if let RouteAttribute::Destination(address) = attribute {
+                destination = Some(ip(address));
+            } else if let RouteAttribute::PrefSource(address) = attribute {
+                source = Some(ip(address));
             }
-            let prefix_len = route.header.destination_prefix_length;
-            (format!("{}/{prefix_len}", destination.unwrap()), source)
-        })
-        .collect()
+        }
+        let prefix_len = route.header.destination_prefix_length;
+        (format!("{}/{prefix_len}", destination.unwrap()), source)
+    });
+    described.collect()
 }
 
 fn ip(address: &RouteAddress) -> IpAddr {

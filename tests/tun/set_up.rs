@@ -13,8 +13,6 @@ use crate::namespace::{block_on, config, ok, open, sysctl};
 use crate::netlink;
 
 pub(crate) fn device_is_as_configured() {
-    // A node forwards, and a forwarding device joins the routers' group.
-    sysctl("ipv6/conf/all/forwarding", "1");
     let queues = open(2);
     assert_eq!((queues.name.as_str(), queues.queues.len()), ("svc-tun0", 2));
     // This kernel may lack USO (Linux 6.2), never the rest.
@@ -63,6 +61,40 @@ pub(crate) fn device_is_as_configured() {
             ("fd00:10::/112".to_owned(), Some(DEFAULT_ADDRESS_V6.into())),
         ]
     );
+}
+
+/// Nothing makes the kernel itself send packets into the device.
+pub(crate) fn device_is_quiet() {
+    // A device of a node that forwards joins the routers' multicast group.
+    sysctl("ipv6/conf/all/forwarding", "1");
+    sysctl("ipv6/conf/default/forwarding", "1");
+    let groups = |device: &str| {
+        let table = std::fs::read_to_string("/proc/thread-self/net/igmp6").unwrap();
+        let of_device = table
+            .lines()
+            .filter(|line| line.split_whitespace().nth(1) == Some(device));
+        of_device
+            .map(|line| line.split_whitespace().nth(2).unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let routers = "ff020000000000000000000000000002".to_owned();
+    let queues = open(1);
+    assert!(
+        groups("svc-tun0").contains(&routers),
+        "the test has lost its point"
+    );
+
+    block_on(async { ok(Link::configure(config(&queues, &["fd00:10::/112"])).await) });
+    assert!(!groups("svc-tun0").contains(&routers));
+    let local = netlink::routes_of_table(queues.index, 255);
+    let own = |(prefix, _): &(String, _)| {
+        [
+            format!("{DEFAULT_ADDRESS_V4}/32"),
+            format!("{DEFAULT_ADDRESS_V6}/128"),
+        ]
+        .contains(prefix)
+    };
+    assert!(local.len() == 2 && local.iter().all(own), "{local:?}");
 }
 
 /// A device without an address borrows from others, but not from ours.
