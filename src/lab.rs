@@ -1,1 +1,38 @@
 //! Clusters made of network namespaces, for the demo, the tests and the benchmarks.
+//!
+//! Nodes with a veth underlay and flannel's vxlan overlay, pods behind a
+//! `cni0` bridge, IPv4 and IPv6: all through netlink and syscalls, with no
+//! program but ours, as root or as an ordinary user.
+//!
+//! 1. [`enter`] once, while the process has one thread: a fresh user, network
+//!    and mount namespace, so that nothing outside is touched.
+//! 2. [`ClusterBuilder`] makes a [`Cluster`] of [`Namespace`]s without names
+//!    on disk; any number of them live side by side.
+//! 3. [`servers`] answer in the pods, [`client`] asks, [`capture`] shows what
+//!    was on the wire, [`ProxyProcess`] runs the real binary on a node.
+//!
+//! Threads: [`Namespace::run`] uses one for as long as its closure; a
+//! [`servers::Server`], a [`capture::Capture`] and a [`ProxyProcess`] own one
+//! each, which their drop ends and joins. A namespace vanishes with the last
+//! descriptor, socket or process in it, so dropping the [`Cluster`] and what
+//! runs in it removes every trace, also while a panic unwinds.
+
+//CAP
+//CLI
+mod cluster;
+mod enter;
+mod error;
+//MAN
+mod namespace;
+mod netlink;
+//PRX
+//SRV
+//TMP
+mod wiring;
+
+pub use cluster::{Cluster, ClusterBuilder, Node, NodeSpec, Pod, PodSpec};
+pub use enter::{enter, require_tun};
+pub use error::LabError;
+pub use namespace::Namespace;
+//PUBP pub use proxy::{ProxyOptions, ProxyProcess};
+//PUBT pub use temp_dir::TempDir;

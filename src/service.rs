@@ -76,7 +76,12 @@ pub struct VirtualAddress {
 /// `TCP 10.0.0.3:443`.
 impl fmt::Display for VirtualAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.protocol, SocketAddr::new(self.ip, self.port))
+        write!(
+            f,
+            "{} {}",
+            self.protocol,
+            SocketAddr::new(self.ip, self.port)
+        )
     }
 }
 
