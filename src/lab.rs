@@ -17,22 +17,22 @@
 //! descriptor, socket or process in it, so dropping the [`Cluster`] and what
 //! runs in it removes every trace, also while a panic unwinds.
 
-//CAP
-//CLI
+pub mod capture;
+pub mod client;
 mod cluster;
 mod enter;
 mod error;
-//MAN
+pub mod manifests;
 mod namespace;
 mod netlink;
-//PRX
-//SRV
-//TMP
+mod proxy;
+pub mod servers;
+mod temp_dir;
 mod wiring;
 
 pub use cluster::{Cluster, ClusterBuilder, Node, NodeSpec, Pod, PodSpec};
 pub use enter::{enter, require_tun};
 pub use error::LabError;
 pub use namespace::Namespace;
-//PUBP pub use proxy::{ProxyOptions, ProxyProcess};
-//PUBT pub use temp_dir::TempDir;
+pub use proxy::{ProxyOptions, ProxyProcess};
+pub use temp_dir::TempDir;

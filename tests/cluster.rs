@@ -24,6 +24,9 @@ fn main() -> ExitCode {
         && let Err(error) = lab::enter().and_then(|()| lab::require_tun())
     {
         eprintln!("{error}");
+        if let Some(mend) = error.mend() {
+            eprintln!("mend: {mend}");
+        }
         return ExitCode::FAILURE;
     }
     libtest_mimic::run(&arguments, trials).exit_code()

@@ -37,7 +37,7 @@ pub fn enter() -> Result<(), LabError> {
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET).map_err(|errno| {
         LabError::Enter {
             step: "cannot make network and mount namespaces",
-            source: errno.into(),
+            cause: errno.into(),
             mend: user_namespace_mend(),
         }
     })?;
@@ -50,12 +50,12 @@ pub fn enter() -> Result<(), LabError> {
     )
     .map_err(|errno| LabError::Enter {
         step: "cannot make mounts private",
-        source: errno.into(),
+        cause: errno.into(),
         mend: user_namespace_mend(),
     })?;
-    netlink::loopback_up().map_err(|source| LabError::Enter {
+    netlink::loopback_up().map_err(|cause| LabError::Enter {
         step: "cannot bring up loopback in the new namespace",
-        source,
+        cause,
         mend: user_namespace_mend(),
     })
 }
@@ -72,9 +72,9 @@ pub fn require_tun() -> Result<(), LabError> {
         .open("/dev/net/tun");
     match opened {
         Ok(_) => Ok(()),
-        Err(source) => Err(LabError::Tun {
-            mend: tun_mend(&source).to_owned(),
-            source,
+        Err(cause) => Err(LabError::Tun {
+            mend: tun_mend(&cause).to_owned(),
+            cause,
         }),
     }
 }
@@ -97,18 +97,18 @@ fn enter_user_namespace_as_user() -> Result<(), LabError> {
 /// CAP_SETUID there: a child forked before the namespace is made.
 fn enter_user_namespace_as_root() -> Result<(), LabError> {
     let read = |path: &str| {
-        fs::read_to_string(path).map_err(|source| LabError::Enter {
+        fs::read_to_string(path).map_err(|cause| LabError::Enter {
             step: "cannot read the present id map",
-            source,
+            cause,
             mend: "mount /proc".to_owned(),
         })
     };
     let uid_map = identity_map(&read("/proc/self/uid_map")?);
     let gid_map = identity_map(&read("/proc/self/gid_map")?);
     let parent = getpid();
-    let failed = |source: io::Error| LabError::Enter {
+    let failed = |cause: io::Error| LabError::Enter {
         step: "cannot fork the helper that writes the id maps",
-        source,
+        cause,
         mend: "free some memory or processes (ulimit -u)".to_owned(),
     };
     let (mut ours, mut theirs) = UnixStream::pair().map_err(failed)?;
@@ -182,15 +182,15 @@ fn identity_map(present: &str) -> String {
 
 fn unshare_user() -> Result<(), LabError> {
     unshare(CloneFlags::CLONE_NEWUSER).map_err(|errno| LabError::UserNamespace {
-        source: errno.into(),
+        cause: errno.into(),
         mend: user_namespace_mend(),
     })
 }
 
 fn write_map(path: &'static str, text: &str) -> Result<(), LabError> {
-    fs::write(path, text).map_err(|source| LabError::Enter {
+    fs::write(path, text).map_err(|cause| LabError::Enter {
         step: "cannot map the own user id into the new user namespace",
-        source,
+        cause,
         mend: user_namespace_mend(),
     })
 }

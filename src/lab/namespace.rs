@@ -36,10 +36,10 @@ impl Namespace {
     /// `user.max_net_namespaces`.
     pub fn new(name: &str) -> Result<Self, LabError> {
         let failed = |step| {
-            move |source: io::Error| LabError::Namespace {
+            move |cause: io::Error| LabError::Namespace {
                 name: name.to_owned(),
                 step,
-                source,
+                cause,
             }
         };
         let fd = on_fresh_thread(name, || {
@@ -114,7 +114,7 @@ impl Namespace {
     pub fn sysctl(&self, key: &str) -> Result<String, LabError> {
         self.run(|| fs::read_to_string(sysctl_path(key)))
             .map(|value| value.trim_end().to_owned())
-            .map_err(|source| self.sysctl_error(key, source))
+            .map_err(|cause| self.sysctl_error(key, cause))
     }
 
     /// Writes a setting of this namespace.
@@ -134,7 +134,7 @@ impl Namespace {
     pub fn set_sysctls(&self, settings: &[(&str, &str)]) -> Result<(), LabError> {
         self.run(|| {
             settings.iter().try_for_each(|(key, value)| {
-                fs::write(sysctl_path(key), value).map_err(|source| self.sysctl_error(key, source))
+                fs::write(sysctl_path(key), value).map_err(|cause| self.sysctl_error(key, cause))
             })
         })
     }
@@ -150,10 +150,10 @@ impl Namespace {
         work: impl AsyncFnOnce(Handle) -> Result<T, LabError> + Send,
     ) -> Result<T, LabError> {
         self.run(|| netlink::with_handle(work))
-            .map_err(|source| LabError::Namespace {
+            .map_err(|cause| LabError::Namespace {
                 name: self.name().to_owned(),
                 step: "cannot open a netlink socket",
-                source,
+                cause,
             })?
     }
 
@@ -161,11 +161,11 @@ impl Namespace {
         setns(&self.fd, CloneFlags::CLONE_NEWNET).map_err(io::Error::from)
     }
 
-    fn sysctl_error(&self, key: &str, source: io::Error) -> LabError {
+    fn sysctl_error(&self, key: &str, cause: io::Error) -> LabError {
         LabError::Sysctl {
             name: self.name().to_owned(),
             key: key.to_owned(),
-            source,
+            cause,
         }
     }
 }

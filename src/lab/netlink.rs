@@ -227,7 +227,7 @@ impl<'a> Requests<'a> {
         if_nametoindex(name).map_err(|errno| LabError::Namespace {
             name: format!("{}, interface {name}", self.namespace.name()),
             step: "cannot find it",
-            source: errno.into(),
+            cause: errno.into(),
         })
     }
 
@@ -236,10 +236,10 @@ impl<'a> Requests<'a> {
         result: Result<T, rtnetlink::Error>,
         step: impl FnOnce() -> String,
     ) -> Result<T, LabError> {
-        result.map_err(|source| LabError::Netlink {
+        result.map_err(|cause| LabError::Netlink {
             name: self.namespace.name().to_owned(),
             step: step(),
-            source,
+            cause,
         })
     }
 }
