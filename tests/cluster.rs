@@ -4,6 +4,7 @@
 //! side, each with clusters of its own. A machine that forbids namespaces or
 //! `/dev/net/tun` fails every one of them, with what to type.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use kube_tun_proxy::lab;
@@ -23,10 +24,12 @@ fn main() -> ExitCode {
     if !arguments.list
         && let Err(error) = lab::enter().and_then(|()| lab::require_tun())
     {
-        eprintln!("{error}");
-        if let Some(mend) = error.mend() {
-            eprintln!("mend: {mend}");
-        }
+        let mend = error
+            .mend()
+            .map(|mend| format!("\nmend: {mend}"))
+            .unwrap_or_default();
+        // With nobody to read it the exit status still tells.
+        let _ = writeln!(io::stderr(), "{error}{mend}");
         return ExitCode::FAILURE;
     }
     libtest_mimic::run(&arguments, trials).exit_code()

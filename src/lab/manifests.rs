@@ -313,15 +313,13 @@ mod tests {
             "web"
         );
         assert_eq!(slice.ports.unwrap()[0].port, Some(8443));
-        assert_eq!(slice.endpoints[0].node_name.as_deref(), Some("node2"));
-        assert_eq!(
-            slice.endpoints[0].conditions.as_ref().unwrap().ready,
-            Some(true)
-        );
+        let endpoint = &slice.endpoints.unwrap()[0];
+        assert_eq!(endpoint.node_name.as_deref(), Some("node2"));
+        assert_eq!(endpoint.conditions.as_ref().unwrap().ready, Some(true));
 
         let empty = endpoint_slice("kube-system", "web", "web-1", &ports, &[]);
         let empty: EndpointSlice = serde_saphyr::from_str(&empty).unwrap();
-        assert!(empty.endpoints.is_empty());
+        assert!(empty.endpoints.unwrap().is_empty());
 
         let zone = [("topology.kubernetes.io/zone", "a")];
         let node: Node = serde_saphyr::from_str(&node("master", vips[0], &zone)).unwrap();

@@ -448,10 +448,14 @@ fn nothing_is_left_of_a_cluster() -> Result<(), Failed> {
 fn nothing_is_left_after_a_panic() -> Result<(), Failed> {
     let mut outside = None;
     let panicked = catch_unwind(AssertUnwindSafe(|| {
-        let cluster = ClusterBuilder::seed().build().unwrap();
+        let cluster = ClusterBuilder::seed().build().expect("a cluster");
         outside = Some(cluster.outside().clone());
-        let _server = cluster.pod("pod-5").serve_tcp(80, Tcp::Echo).unwrap();
-        let _capture = Capture::start(cluster.node("node2").namespace(), "cni0").unwrap();
+        let _server = cluster
+            .pod("pod-5")
+            .serve_tcp(80, Tcp::Echo)
+            .expect("a server");
+        let _capture =
+            Capture::start(cluster.node("node2").namespace(), "cni0").expect("a capture");
         // As a failed assertion would, but without a word from the panic hook,
         // and on a thread of the lab's besides.
         cluster
