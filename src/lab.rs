@@ -20,19 +20,21 @@
 pub mod capture;
 pub mod client;
 mod cluster;
-mod enter;
+mod entry;
 mod error;
 pub mod manifests;
 mod namespace;
 mod netlink;
+mod plan;
 mod proxy;
 pub mod servers;
 mod temp_dir;
 mod wiring;
 
-pub use cluster::{Cluster, ClusterBuilder, Node, NodeSpec, Pod, PodSpec};
-pub use enter::{enter, require_tun};
+pub use cluster::{Cluster, Node, Pod};
+pub use entry::{enter, require_tun};
 pub use error::LabError;
 pub use namespace::Namespace;
+pub use plan::{ClusterBuilder, NodeSpec, PodSpec};
 pub use proxy::{ProxyOptions, ProxyProcess};
 pub use temp_dir::TempDir;

@@ -12,6 +12,8 @@ use libtest_mimic::{Arguments, Trial};
 
 #[path = "cluster/lab.rs"]
 mod lab_itself;
+#[path = "cluster/lab_servers.rs"]
+mod lab_servers;
 
 /// Trials that run at a time unless `--test-threads` says otherwise: more would
 /// only wait for each other's processors.
@@ -20,7 +22,10 @@ const TRIALS_AT_A_TIME: usize = 4;
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(TRIALS_AT_A_TIME);
-    let trials: Vec<Trial> = [lab_itself::trials()].into_iter().flatten().collect();
+    let trials: Vec<Trial> = [lab_itself::trials(), lab_servers::trials()]
+        .into_iter()
+        .flatten()
+        .collect();
     if !arguments.list
         && let Err(error) = lab::enter().and_then(|()| lab::require_tun())
     {

@@ -8,10 +8,11 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::cluster::{Cluster, ClusterBuilder, Node, NodeSpec, Pod, PodSpec, digits_as_ipv6, nth};
+use super::cluster::{Cluster, Node, Pod};
 use super::error::LabError;
 use super::namespace::Namespace;
 use super::netlink::{Mac, Requests, VethPeer, Vxlan, wait_until_ready};
+use super::plan::{ClusterBuilder, NodeSpec, PodSpec, digits_as_ipv6, nth};
 
 /// The bridge between the nodes.
 const UNDERLAY_BRIDGE: &str = "br-underlay";
