@@ -1,1 +1,40 @@
-//! The engine: virtual servers, real servers, schedulers. Pure: time is an argument.
+//! The engine: virtual servers, their real servers, and who gets the next flow.
+//!
+//! It speaks IPVS and follows the kernel's rules (`net/netfilter/ipvs`), seen
+//! through kube-proxy's eyes. The control plane programs a [`Table`] with one
+//! [`Change`](crate::service::Change) at a time; the data plane asks it for a
+//! [`Verdict`] on each new flow, takes a [`RealServer`] from the
+//! [`VirtualServer`], and counts the flow with a [`Connection`].
+//!
+//! Nothing here knows a socket, a task or a clock: time is an argument. The
+//! module owns no thread. Everything is shared by reference between the workers:
+//! a verdict takes a read lock on one shard of the table, a choice of real
+//! server one short mutex of that virtual server, and nothing else locks, so a
+//! packet of a flow that exists never meets a lock here.
+
+mod connection;
+mod persistence;
+mod real_server;
+mod scheduler;
+mod state;
+mod table;
+mod verdict;
+mod view;
+mod virtual_server;
+
+pub use crate::service::{Protocol, ServicePortName, VirtualAddress};
+pub use connection::Connection;
+pub use real_server::RealServer;
+pub use scheduler::{SchedulerKind, UnknownScheduler};
+pub use table::Table;
+pub use verdict::{DropReason, EchoVerdict, RejectReason, Verdict};
+pub use view::{ForwardMethod, RealServerView, VirtualServerView};
+pub use virtual_server::VirtualServer;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Locks, whatever became of the thread that held the lock before: a worker that
+/// unwound in the middle of a choice leaves a rotation that is still whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -5,6 +5,9 @@
 //! [`service`]; [`ipvs`] → [`service`] (types only); [`netstack`] and [`tun`] →
 //! [`packet`]; [`dataplane`] → [`ipvs`], [`netstack`], [`packet`], [`tun`].
 
+pub mod admin;
+pub mod cli;
+pub mod config;
 pub mod dataplane;
 pub mod ipvs;
 pub mod lab;

@@ -1,3 +1,7 @@
-//! argv to subcommand.
+//! argv to subcommand: all of it is in [`kube_tun_proxy::cli`].
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    kube_tun_proxy::cli::main()
+}

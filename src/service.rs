@@ -3,6 +3,20 @@
 //! Speaks kube-proxy: *service port*, *endpoint*, *traffic policy*, *topology*.
 //! Nothing here knows a socket, a clock or a task. What leaves this module is
 //! [`Change`]: one virtual server to program or to take away.
+//!
+//! A source turns API objects into the compact forms of [`service_port`] and
+//! [`endpoint`], the [`index`] keeps them, unions slices in [`slice_cache`],
+//! selects endpoints by [`topology`] and says what changed. What makes no sense
+//! comes back as a value ([`object::ObjectWarning`]); nothing is logged here and
+//! no task or thread is started.
+
+pub mod address;
+pub mod endpoint;
+pub mod index;
+pub mod object;
+pub mod service_port;
+pub mod slice_cache;
+pub mod topology;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

@@ -1,1 +1,25 @@
 //! The TUN device: queues, the virtio-net header, address and routes.
+//!
+//! [`open_queues`] makes a device with a queue per worker, [`Link::configure`]
+//! gives it its MTU, addresses and service routes through netlink, and
+//! [`VnetHeader`] is what stands before every packet that a [`Queue`] reads and
+//! writes. The device is not persistent: it and its routes go with the last
+//! queue, also after SIGKILL.
+//!
+//! Threads: none. A [`Queue`] is owned by its worker. A [`Link`] owns one task
+//! on the control runtime that carries its netlink socket; dropping the link
+//! ends it.
+
+mod error;
+mod link;
+mod offload;
+mod queue;
+
+pub use error::TunError;
+pub use link::{
+    DEFAULT_ADDRESS_V4, DEFAULT_ADDRESS_V6, DEFAULT_MTU, DEFAULT_TX_QUEUE_LEN, Link, LinkConfig,
+};
+pub use offload::{
+    ChecksumState, Gso, MAX_FRAME_LEN, VNET_HEADER_LEN, VnetHeader, VnetHeaderError,
+};
+pub use queue::{MAX_QUEUES, MAX_WRITE_PARTS, Offloads, Queue, Queues, open_queues};

@@ -1,0 +1,104 @@
+//! What the admin socket says: the JSON documents, written here and read by the
+//! commands that ask.
+//!
+//! Addresses are `address:port` texts, `[address]:port` for IPv6. Fields may be
+//! added; those that are here keep name, type and meaning.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// Path of [`Services`].
+pub const SERVICES: &str = "/v1/services";
+
+/// Path of [`Flows`].
+pub const FLOWS: &str = "/v1/flows";
+
+/// All virtual servers, by protocol, address and port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Services {
+    /// One for each address, port and protocol that is served.
+    pub virtual_servers: Vec<VirtualServer>,
+}
+
+/// One virtual server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualServer {
+    /// `TCP` or `UDP`.
+    pub protocol: String,
+    /// Where clients send to.
+    pub address: SocketAddr,
+    /// The service port: `namespace/name:port`.
+    pub service: String,
+    /// The scheduler: `rr`.
+    pub scheduler: String,
+    /// Session affinity: how long a client stays with its real server, in
+    /// seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistence_seconds: Option<u64>,
+    /// By address.
+    pub real_servers: Vec<RealServer>,
+}
+
+/// One real server of a virtual server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RealServer {
+    /// Where flows are carried to.
+    pub address: SocketAddr,
+    /// How flows are carried to it, in ipvsadm's words: `Masq`.
+    pub forward: String,
+    /// 1, or 0 if it takes no new flows any more.
+    pub weight: u32,
+    /// Established TCP connections (IPVS's ActiveConn).
+    pub active_flows: u32,
+    /// All other flows (IPVS's InActConn).
+    pub inactive_flows: u32,
+    /// Flows it was ever chosen for, failed attempts among them.
+    pub connections: u64,
+    /// Attempts to connect to it that failed.
+    pub failed_attempts: u64,
+    /// Bytes of payload from clients to it.
+    pub bytes_to_real_server: u64,
+    /// Bytes of payload from it to clients.
+    pub bytes_to_client: u64,
+}
+
+/// All flows, by protocol, client and virtual address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Flows {
+    /// One for each TCP connection or UDP conversation.
+    pub flows: Vec<Flow>,
+}
+
+/// One flow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Flow {
+    /// `TCP` or `UDP`.
+    pub protocol: String,
+    /// State in IPVS's words: `ESTABLISHED`, `FIN_WAIT`, `UDP` …
+    pub state: String,
+    /// Seconds after which it ends if nothing comes; absent if it never does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_seconds: Option<u64>,
+    /// Who opened it.
+    pub client: SocketAddr,
+    /// Whom the client sends to.
+    pub virtual_address: SocketAddr,
+    /// Who answers; absent while none is chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub real_server: Option<SocketAddr>,
+    /// Whom the real server sees; absent while it is not connected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<SocketAddr>,
+    /// Bytes of payload from the client to the real server.
+    pub bytes_to_real_server: u64,
+    /// Bytes of payload from the real server to the client.
+    pub bytes_to_client: u64,
+    /// The service port: `namespace/name:port`.
+    pub service: String,
+}

@@ -1,0 +1,220 @@
+//! `/healthz`, `/livez` and `/readyz`.
+//!
+//! The first two speak as kube-proxy's do (kubernetes
+//! `pkg/proxy/healthcheck/proxy_health.go`): healthy unless a change that has
+//! arrived waits to be programmed for longer than [`HEALTH_TIMEOUT`]. `/readyz`
+//! is ours: 200 only while no [`Blocker`](super::readiness::Blocker) is held,
+//! otherwise the body names them.
+//!
+//! [`serve`] owns one task; it ends when its future is dropped.
+
+use std::collections::BTreeMap;
+use std::future::{Ready, ready};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderName, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use jiff::Timestamp;
+use serde::Serialize;
+use tokio::net::TcpListener;
+
+use super::readiness::Readiness;
+
+/// How long a change may wait before the proxy counts as unhealthy: twice
+/// kube-proxy's sync period of 30 s.
+pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// An address family, as health speaks of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub enum Family {
+    /// IPv4.
+    IPv4,
+    /// IPv6.
+    IPv6,
+}
+
+/// What the health server tells; clones share it.
+#[derive(Clone, Debug)]
+pub struct Health {
+    readiness: Readiness,
+    families: Arc<Mutex<BTreeMap<Family, Progress>>>,
+}
+
+/// How far the changes of one family have come.
+#[derive(Clone, Copy, Debug, Default)]
+struct Progress {
+    /// When the last change was programmed.
+    updated: Option<SystemTime>,
+    /// When the oldest change that is not programmed arrived.
+    queued: Option<Instant>,
+}
+
+impl Health {
+    /// Health of these families, which counts as good until a change is late.
+    pub fn new(readiness: Readiness, families: impl IntoIterator<Item = Family>) -> Self {
+        let families = families
+            .into_iter()
+            .map(|family| (family, Progress::default()))
+            .collect();
+        Self {
+            readiness,
+            families: Arc::new(Mutex::new(families)),
+        }
+    }
+
+    /// Changes have arrived and are going to be programmed.
+    pub fn queued(&self, now: Instant) {
+        self.each(|progress| {
+            progress.queued.get_or_insert(now);
+        });
+    }
+
+    /// Everything that has arrived is programmed.
+    pub fn updated(&self, now: SystemTime) {
+        self.each(|progress| {
+            *progress = Progress {
+                updated: Some(now),
+                queued: None,
+            }
+        });
+    }
+
+    fn each(&self, change: impl FnMut(&mut Progress)) {
+        self.families
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values_mut()
+            .for_each(change);
+    }
+
+    fn report(&self, now: Instant, wall: SystemTime, eligible: Option<bool>) -> Report {
+        let families = self.families.lock().unwrap_or_else(PoisonError::into_inner);
+        let status: BTreeMap<_, _> = families
+            .iter()
+            .map(|(family, progress)| (*family, progress.status(now, wall)))
+            .collect();
+        drop(families);
+        let working = status.values().all(|status| status.healthy);
+        let healthy = working && eligible.unwrap_or(true);
+        // Of several that are late, the one that was updated last.
+        let late = status
+            .values()
+            .filter(|status| !status.healthy)
+            .map(|status| status.last_updated)
+            .max();
+        Report {
+            last_updated: late.unwrap_or_else(|| timestamp(Some(wall))),
+            current_time: timestamp(Some(wall)),
+            node_eligible: eligible,
+            healthy,
+            status,
+        }
+    }
+}
+
+impl Progress {
+    fn status(&self, now: Instant, wall: SystemTime) -> FamilyStatus {
+        let healthy = self
+            .queued
+            .is_none_or(|queued| now.saturating_duration_since(queued) < HEALTH_TIMEOUT);
+        FamilyStatus {
+            last_updated: timestamp(if healthy { Some(wall) } else { self.updated }),
+            healthy,
+        }
+    }
+}
+
+/// kube-proxy's body.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    last_updated: Timestamp,
+    current_time: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node_eligible: Option<bool>,
+    healthy: bool,
+    status: BTreeMap<Family, FamilyStatus>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct FamilyStatus {
+    last_updated: Timestamp,
+    healthy: bool,
+}
+
+/// Serves health on a listener until the future is dropped.
+///
+/// # Errors
+///
+/// None that a listener gives while it runs; it waits and accepts again.
+pub async fn serve(listener: TcpListener, health: Health) -> std::io::Result<()> {
+    axum::serve(listener, router(health)).await
+}
+
+fn router(health: Health) -> Router {
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .with_state(health)
+}
+
+/// The node counts as eligible: whether it is about to be deleted is told by a
+/// Node object of a cluster, and kube-proxy too says yes until it has seen one.
+fn healthz(State(health): State<Health>) -> Ready<Response> {
+    ready(answer(&health.report(
+        Instant::now(),
+        SystemTime::now(),
+        Some(true),
+    )))
+}
+
+fn livez(State(health): State<Health>) -> Ready<Response> {
+    ready(answer(&health.report(
+        Instant::now(),
+        SystemTime::now(),
+        None,
+    )))
+}
+
+fn readyz(State(health): State<Health>) -> Ready<Response> {
+    let blockers = health.readiness.blockers();
+    if blockers.is_empty() {
+        return ready((StatusCode::OK, "ready\n").into_response());
+    }
+    let body = format!("not ready, waiting for: {}\n", blockers.join(", "));
+    ready((StatusCode::SERVICE_UNAVAILABLE, body).into_response())
+}
+
+fn answer(report: &Report) -> Response {
+    let status = if report.healthy {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let headers: [(HeaderName, &str); 2] = [
+        (header::CONTENT_TYPE, "application/json"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    match serde_json::to_vec(report) {
+        Ok(body) => (status, headers, body).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// A moment for JSON; what never happened is the year 1, as Go writes it.
+fn timestamp(time: Option<SystemTime>) -> Timestamp {
+    time.and_then(|time| Timestamp::try_from(time).ok())
+        .unwrap_or(NEVER)
+}
+
+/// Go's zero time, 0001-01-01T00:00:00Z.
+const NEVER: Timestamp = Timestamp::constant(-62_135_596_800, 0);
+
+#[cfg(test)]
+mod tests;

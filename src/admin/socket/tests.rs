@@ -1,0 +1,143 @@
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+use crate::admin::api::RealServer;
+use crate::admin::client::{AskError, ask};
+
+struct Fixed;
+
+impl View for Fixed {
+    fn services(&self) -> Vec<VirtualServer> {
+        vec![VirtualServer {
+            protocol: "TCP".to_owned(),
+            address: "10.0.0.3:443".parse().unwrap(),
+            service: "kube-system/metrics-server:https".to_owned(),
+            scheduler: "rr".to_owned(),
+            persistence_seconds: Some(10_800),
+            real_servers: vec![RealServer {
+                address: "10.1.65.5:443".parse().unwrap(),
+                forward: "Masq".to_owned(),
+                weight: 1,
+                active_flows: 1,
+                inactive_flows: 0,
+                connections: 7,
+                failed_attempts: 2,
+                bytes_to_real_server: 1 << 40,
+                bytes_to_client: 3,
+            }],
+        }]
+    }
+
+    async fn flows(&self) -> Vec<Flow> {
+        vec![Flow {
+            protocol: "UDP".to_owned(),
+            state: "UDP".to_owned(),
+            expires_seconds: Some(299),
+            client: "[fd00::9]:4000".parse().unwrap(),
+            virtual_address: "[fd00:10::a]:53".parse().unwrap(),
+            real_server: Some("[fd01::5]:53".parse().unwrap()),
+            source: None,
+            bytes_to_real_server: 40,
+            bytes_to_client: 65_507,
+            service: "kube-system/kube-dns:dns".to_owned(),
+        }]
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[tokio::test]
+async fn what_is_told_arrives_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("made/on/the/way/admin.sock");
+    let socket = AdminSocket::bind(&path).unwrap();
+    assert_eq!(mode(&path), 0o600);
+    let server = tokio::spawn(socket.serve(Arc::new(Fixed)));
+
+    let services: Services = ask(&path, SERVICES).await.unwrap();
+    assert_eq!(services.virtual_servers, Fixed.services());
+    let flows: Flows = ask(&path, FLOWS).await.unwrap();
+    assert_eq!(flows.flows, Fixed.flows().await);
+    let error = ask::<Flows>(&path, "/v1/nothing").await.unwrap_err();
+    assert!(matches!(error, AskError::Status { status, .. } if status == 404));
+    let error = ask::<Flows>(&path, SERVICES).await.unwrap_err();
+    assert!(matches!(error, AskError::Json(_)), "{error}");
+
+    server.abort();
+    assert!(server.await.unwrap_err().is_cancelled());
+    assert!(!path.exists(), "the file stays after the server has ended");
+}
+
+#[tokio::test]
+async fn nobody_there_is_said_plainly() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("admin.sock");
+    let error = ask::<Flows>(&path, FLOWS).await.unwrap_err();
+    assert!(matches!(error, AskError::NobodyThere { .. }));
+    let said = error.to_string();
+    assert!(
+        said.contains("no proxy answers on") && said.contains("--admin-socket"),
+        "{said}"
+    );
+
+    // A socket without a listener, as a killed proxy leaves it.
+    drop(net::UnixListener::bind(&path).unwrap());
+    let error = ask::<Flows>(&path, FLOWS).await.unwrap_err();
+    assert!(matches!(error, AskError::NobodyThere { .. }));
+}
+
+#[tokio::test]
+async fn a_stale_socket_is_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("admin.sock");
+    drop(net::UnixListener::bind(&path).unwrap());
+    assert!(path.exists());
+
+    let socket = AdminSocket::bind(&path).unwrap();
+    assert_eq!(mode(&path), 0o600);
+    drop(socket);
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn a_living_socket_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("admin.sock");
+    let first = AdminSocket::bind(&path).unwrap();
+    let error = AdminSocket::bind(&path).unwrap_err();
+    assert!(matches!(error, BindError::InUse { .. }));
+    assert!(error.to_string().contains(path.to_str().unwrap()));
+    assert!(path.exists());
+    drop(first);
+}
+
+#[tokio::test]
+async fn other_files_are_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("admin.sock");
+    fs::write(&path, "precious").unwrap();
+    let error = AdminSocket::bind(&path).unwrap_err();
+    assert!(matches!(error, BindError::NoSocket { .. }));
+    assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+
+    let error = AdminSocket::bind(&path.join("below/admin.sock")).unwrap_err();
+    assert!(
+        error.to_string().contains("cannot make its directory"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn the_socket_of_a_successor_is_not_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("admin.sock");
+    let first = AdminSocket::bind(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    let second = AdminSocket::bind(&path).unwrap();
+    drop(first);
+    assert!(path.exists());
+    drop(second);
+    assert!(!path.exists());
+}

@@ -1,0 +1,146 @@
+//! The command line: one file a subcommand.
+//!
+//! Data goes to standard output, logs and errors to standard error. An error is
+//! one line, and a second with what mends it where that is known.
+
+use std::error::Error;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+
+mod list;
+
+/// A Kubernetes service proxy in userspace: no kernel module, no netfilter, no eBPF.
+#[derive(Debug, Parser)]
+#[command(name = "kube-tun-proxy", version, after_help = EXIT_STATUS)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_STATUS: &str = "Exit status: 0 done; 1 failed at run time; 2 wrong usage or \
+    configuration; 3 the node lacks something";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List the virtual servers, or the flows, of the proxy that runs here
+    List(list::ListArgs),
+}
+
+/// Reads the arguments of the process, does what they say and returns its exit
+/// status.
+pub fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::List(args) => list::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.print();
+            ExitCode::from(failure.status as u8)
+        }
+    }
+}
+
+/// How data is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// Text for people, laid out as ipvsadm does.
+    Table,
+    /// One JSON document.
+    Json,
+}
+
+/// Exit status of a command that did not succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Status {
+    /// It failed while running.
+    Failed = 1,
+    /// Wrong usage or configuration.
+    Usage = 2,
+    /// The node lacks something.
+    NodeLacks = 3,
+}
+
+/// Why a command did not succeed, for the person who called it.
+#[derive(Debug, PartialEq, Eq)]
+struct Failure {
+    status: Status,
+    message: String,
+    mend: Option<String>,
+}
+
+impl Failure {
+    /// A failure with the whole chain of causes in its line.
+    fn new(status: Status, error: &dyn Error) -> Self {
+        let mut message = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            message = format!("{message}: {error}");
+            cause = error.source();
+        }
+        Self {
+            status,
+            message,
+            mend: None,
+        }
+    }
+
+    fn with_mend(mut self, mend: Option<String>) -> Self {
+        self.mend = mend;
+        self
+    }
+
+    /// If standard error is closed there is nobody left to tell.
+    fn print(&self) {
+        let mut stderr = io::stderr().lock();
+        let _ = writeln!(stderr, "error: {}", self.message);
+        if let Some(mend) = &self.mend {
+            let _ = writeln!(stderr, "mend: {mend}");
+        }
+    }
+}
+
+/// Writes data to standard output. A reader that has gone, as `head` does, is no
+/// failure.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(Status::Failed, &error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_failure_tells_its_causes() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot make it")]
+        struct Outer {
+            source: io::Error,
+        }
+        let error = Outer {
+            source: io::Error::other("no room"),
+        };
+        let failure = Failure::new(Status::NodeLacks, &error);
+        assert_eq!(failure.message, "cannot make it: no room");
+        assert_eq!(failure.status as u8, 3);
+    }
+}

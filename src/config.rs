@@ -1,0 +1,251 @@
+//! The configuration of the proxy: flags in, one validated [`Config`] out.
+//!
+//! [`RunArgs`] is what clap reads, each value in its final type already;
+//! [`Config::try_from`] settles what is left to defaults of the machine and
+//! what concerns several options. Nothing after that looks at text again.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use thiserror::Error;
+
+mod args;
+pub mod duration;
+pub mod size;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+pub use args::{ADMIN_SOCKET, RunArgs};
+pub use values::{InterfaceName, LogFormat, MasqueradeSource, PodTraffic};
+
+/// FIN timeout when the flag says 0: that of IPVS (`ip_vs_proto_tcp.c`).
+const TCPFIN_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// UDP timeout when the flag says 0: that of IPVS (`ip_vs_proto_udp.c`).
+const UDP_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Everything that `run` was told, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// File or directory that the objects come from.
+    pub manifests: PathBuf,
+    /// This node's name, in lower case.
+    pub node_name: String,
+    /// Networks routed into the TUN: at least one, none within another.
+    pub service_cidrs: Vec<IpNet>,
+    /// The device.
+    pub tun: TunConfig,
+    /// How flows are carried.
+    pub flows: FlowConfig,
+    /// Where health is told; `None` is nowhere.
+    pub healthz_bind_address: Option<SocketAddr>,
+    /// Path of the admin socket.
+    pub admin_socket: PathBuf,
+    /// How long flows may run on after the signal to stop.
+    pub drain_timeout: Duration,
+    /// Form of the log.
+    pub log_format: LogFormat,
+}
+
+/// What concerns the TUN device.
+#[derive(Clone, Debug)]
+pub struct TunConfig {
+    /// Its name.
+    pub name: InterfaceName,
+    /// Its IPv4 address, if it is to have one.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Its IPv6 address, if it is to have one.
+    pub ipv6: Option<Ipv6Addr>,
+    /// Queues, and so workers.
+    pub workers: NonZeroUsize,
+}
+
+/// What concerns flows.
+#[derive(Clone, Debug)]
+pub struct FlowConfig {
+    /// Source address towards real servers.
+    pub masquerade_source: MasqueradeSource,
+    /// Whether pods are served.
+    pub pod_traffic: PodTraffic,
+    /// Longest idle time of a TCP connection; `None` is for ever.
+    pub tcp_timeout: Option<Duration>,
+    /// Longest wait for the end of a TCP connection closed both ways.
+    pub tcpfin_timeout: Duration,
+    /// Longest idle time of a UDP flow that was answered.
+    pub udp_timeout: Duration,
+    /// Real servers tried for one connection.
+    pub connect_attempts: u32,
+    /// Time each of them has.
+    pub connect_timeout: Duration,
+    /// Whether pings to virtual IPs are answered.
+    pub answer_ping: bool,
+    /// Most flows at a time.
+    pub max_flows: usize,
+    /// Most memory for buffers, in bytes.
+    pub max_memory: usize,
+}
+
+/// Why options that are fine one by one make no configuration. Names the flag
+/// and the value.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// No source of objects.
+    #[error("--manifests PATH is missing: a source of Services and EndpointSlices is needed")]
+    SourceMissing,
+    /// The source is not there.
+    #[error("--manifests '{}' cannot be read", path.display())]
+    Source {
+        /// What was given.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// Nothing to route.
+    #[error(
+        "--service-cidr CIDR is missing: name the networks that services get their addresses from \
+         (the API server's --service-cluster-ip-range)"
+    )]
+    ServiceCidrMissing,
+    /// Two networks that share addresses.
+    #[error("--service-cidr '{first},{second}': the one contains the other")]
+    ServiceCidrOverlap {
+        /// One of them.
+        first: IpNet,
+        /// The other.
+        second: IpNet,
+    },
+    /// A second address of a family.
+    #[error("--tun-address '{first},{second}': at most one IPv4 and one IPv6 address")]
+    TunAddressTwice {
+        /// The first given.
+        first: IpAddr,
+        /// The second given.
+        second: IpAddr,
+    },
+    /// The machine's name cannot serve as the node's.
+    #[error("the host name {reason}: name the node with --hostname-override NAME")]
+    HostName {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The admin socket's path does not fit into a socket address.
+    #[error("--admin-socket '{}': a socket's path has 1 to {ADMIN_SOCKET_MAX} bytes", path.display())]
+    AdminSocketPath {
+        /// What was given.
+        path: PathBuf,
+    },
+}
+
+/// Longest path of a unix socket: `sun_path` (linux/un.h) less its final NUL.
+const ADMIN_SOCKET_MAX: usize = 107;
+
+impl TryFrom<RunArgs> for Config {
+    type Error = ConfigError;
+
+    /// Checks what concerns several options and fills in what the machine
+    /// decides: its name, its CPUs.
+    fn try_from(args: RunArgs) -> Result<Self, ConfigError> {
+        let manifests = args.manifests.ok_or(ConfigError::SourceMissing)?;
+        if let Err(source) = std::fs::metadata(&manifests) {
+            let path = manifests;
+            return Err(ConfigError::Source { path, source });
+        }
+        let (ipv4, ipv6) = tun_addresses(&args.tun_address)?;
+        Ok(Self {
+            manifests,
+            node_name: args.hostname_override.map_or_else(host_name, Ok)?,
+            service_cidrs: service_cidrs(args.service_cidr)?,
+            tun: TunConfig {
+                name: args.tun_name,
+                ipv4,
+                ipv6,
+                workers: workers(args.workers),
+            },
+            flows: FlowConfig {
+                masquerade_source: args.masquerade_source,
+                pod_traffic: args.pod_traffic,
+                tcp_timeout: non_zero(args.ipvs_tcp_timeout),
+                tcpfin_timeout: non_zero(args.ipvs_tcpfin_timeout).unwrap_or(TCPFIN_TIMEOUT),
+                udp_timeout: non_zero(args.ipvs_udp_timeout).unwrap_or(UDP_TIMEOUT),
+                connect_attempts: args.connect_attempts,
+                connect_timeout: args.connect_timeout,
+                answer_ping: args.answer_ping,
+                max_flows: usize::try_from(args.max_flows).unwrap_or(usize::MAX),
+                max_memory: args.max_memory,
+            },
+            healthz_bind_address: args.healthz_bind_address.0,
+            admin_socket: admin_socket(args.admin_socket)?,
+            drain_timeout: args.drain_timeout,
+            log_format: args.log_format,
+        })
+    }
+}
+
+fn service_cidrs(mut cidrs: Vec<IpNet>) -> Result<Vec<IpNet>, ConfigError> {
+    if cidrs.is_empty() {
+        return Err(ConfigError::ServiceCidrMissing);
+    }
+    // Sorted, a network stands directly before the first that it contains.
+    cidrs.sort_unstable();
+    for pair in cidrs.windows(2) {
+        if let [first, second] = *pair
+            && first.contains(&second)
+        {
+            return Err(ConfigError::ServiceCidrOverlap { first, second });
+        }
+    }
+    Ok(cidrs)
+}
+
+fn tun_addresses(
+    addresses: &[IpAddr],
+) -> Result<(Option<Ipv4Addr>, Option<Ipv6Addr>), ConfigError> {
+    let (mut ipv4, mut ipv6) = (None, None);
+    for &second in addresses {
+        let before = match second {
+            IpAddr::V4(address) => ipv4.replace(address).map(IpAddr::V4),
+            IpAddr::V6(address) => ipv6.replace(address).map(IpAddr::V6),
+        };
+        if let Some(first) = before {
+            return Err(ConfigError::TunAddressTwice { first, second });
+        }
+    }
+    Ok((ipv4, ipv6))
+}
+
+/// The workers asked for, or one for each CPU that this process may use.
+fn workers(asked: Option<u64>) -> NonZeroUsize {
+    asked
+        .and_then(|count| usize::try_from(count).ok())
+        .and_then(NonZeroUsize::new)
+        .or_else(|| thread::available_parallelism().ok())
+        .unwrap_or(NonZeroUsize::MIN)
+}
+
+fn host_name() -> Result<String, ConfigError> {
+    let name = nix::unistd::gethostname().map_err(|error| ConfigError::HostName {
+        reason: format!("cannot be read ({error})"),
+    })?;
+    let name = name.into_string().map_err(|_| ConfigError::HostName {
+        reason: "is not UTF-8".to_owned(),
+    })?;
+    values::node_name(&name).map_err(|reason| ConfigError::HostName { reason })
+}
+
+fn admin_socket(path: PathBuf) -> Result<PathBuf, ConfigError> {
+    if (1..=ADMIN_SOCKET_MAX).contains(&path.as_os_str().len()) {
+        Ok(path)
+    } else {
+        Err(ConfigError::AdminSocketPath { path })
+    }
+}
+
+fn non_zero(duration: Duration) -> Option<Duration> {
+    (!duration.is_zero()).then_some(duration)
+}

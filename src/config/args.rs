@@ -1,0 +1,198 @@
+//! The options of `run`, as clap reads them.
+//!
+//! Each value is parsed into its final type here; what concerns several options
+//! at once is checked by [`Config::try_from`](super::Config).
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Args};
+use ipnet::IpNet;
+
+use super::values::{
+    InterfaceName, ListenAddress, LogFormat, MasqueradeSource, PodTraffic, duration_or_zero,
+    healthz_bind_address, interface_name, masquerade_source, memory, node_name, positive_duration,
+    service_cidr, tun_address,
+};
+
+/// Where a running proxy is asked, unless told otherwise.
+pub const ADMIN_SOCKET: &str = "/run/kube-tun-proxy/admin.sock";
+
+/// Most queues a TUN device can have: MAX_TAP_QUEUES (linux/if_tap.h).
+const WORKERS_MAX: u64 = 256;
+
+/// The options of `run`. Durations are written as Go writes them (500ms, 1s,
+/// 1m30s, 0).
+#[derive(Args, Clone, Debug)]
+pub struct RunArgs {
+    /// File or directory with Services, EndpointSlices and Nodes in YAML or JSON
+    ///
+    /// Of a directory, the files ending in .yaml, .yml and .json are read, in
+    /// the order of their names. A change is seen within a second. A file that
+    /// does not parse is reported, and its last good content stays in force.
+    #[arg(long, value_name = "PATH", help_heading = "Cluster")]
+    pub(super) manifests: Option<PathBuf>,
+
+    /// This node's name
+    ///
+    /// Decides which endpoints are local; taken in lower case. With a name that
+    /// no EndpointSlice uses, no endpoint is local. Default: the host name.
+    #[arg(long, value_name = "NAME", value_parser = node_name, help_heading = "Cluster")]
+    pub(super) hostname_override: Option<String>,
+
+    /// Networks that services get their addresses from, routed into the TUN
+    ///
+    /// IPv4, IPv6 or both, such as 10.0.0.0/16,fd00:10::/108. Packets to an
+    /// address in them that no service has are dropped, so a range that is too
+    /// wide cuts off whatever else lives in it. A service with an address
+    /// outside them is not reached.
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = service_cidr, help_heading = "Cluster")]
+    pub(super) service_cidr: Vec<IpNet>,
+
+    /// Name of the TUN device to make
+    ///
+    /// At most 15 bytes. If a device of that name exists, run ends with status 3.
+    #[arg(long, value_name = "NAME", default_value = "svc-tun0", value_parser = interface_name, help_heading = "Device")]
+    pub(super) tun_name: InterfaceName,
+
+    /// Number of worker threads, each with a queue of the device
+    ///
+    /// A flow stays on one worker. More workers than CPUs only add switching.
+    /// Between 1 and 256; default: the CPUs that this process may use.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=WORKERS_MAX), help_heading = "Device")]
+    pub(super) workers: Option<u64>,
+
+    /// Address of the TUN device, one of each family at most
+    ///
+    /// The node's own connections to services come from it, which only this
+    /// proxy sees. Without it the kernel takes an address of another interface;
+    /// a node that has none of that family cannot reach services of that family
+    /// then. It must not be an address that a service may get.
+    #[arg(long, value_name = "ADDR", value_delimiter = ',', value_parser = tun_address, help_heading = "Device")]
+    pub(super) tun_address: Vec<IpAddr>,
+
+    /// Source address of connections to real servers: auto, an interface or an address
+    ///
+    /// auto: what the route to the real server prefers, as MASQUERADE does. An
+    /// interface: its address of the real server's family. An address: itself,
+    /// and auto for the other family. If the node has no such address, every
+    /// attempt to reach a real server fails.
+    #[arg(long, value_name = "SOURCE", default_value = "auto", value_parser = masquerade_source, help_heading = "Device")]
+    pub(super) masquerade_source: MasqueradeSource,
+
+    /// Whether connections from pods are served
+    ///
+    /// A real server sees the node as their source, so NetworkPolicies judge
+    /// them wrongly. auto serves them while nothing tells of NetworkPolicies;
+    /// never drops and counts them.
+    #[arg(
+        long,
+        value_name = "WHEN",
+        default_value = "auto",
+        value_enum,
+        help_heading = "Flows"
+    )]
+    pub(super) pod_traffic: PodTraffic,
+
+    /// Longest time a TCP connection may be idle; 0 is for ever
+    ///
+    /// Dead peers are found by keep-alive in any case. A connection that is cut
+    /// is reset at both ends.
+    #[arg(long, value_name = "DURATION", default_value = "0", value_parser = duration_or_zero, help_heading = "Flows")]
+    pub(super) ipvs_tcp_timeout: Duration,
+
+    /// Longest time to wait for the end of a TCP connection that both sides have closed
+    ///
+    /// 0 is the default. A connection that is closed one way only is not
+    /// subject to it.
+    #[arg(long, value_name = "DURATION", default_value = "120s", value_parser = duration_or_zero, help_heading = "Flows")]
+    pub(super) ipvs_tcpfin_timeout: Duration,
+
+    /// Time without a datagram after which a UDP flow ends
+    ///
+    /// 0 is the default. A flow that the real server has not answered yet ends
+    /// after 30 s at the latest. Too short, and a client that comes back gets
+    /// another real server; too long, and idle sockets pile up.
+    #[arg(long, value_name = "DURATION", default_value = "300s", value_parser = duration_or_zero, help_heading = "Flows")]
+    pub(super) ipvs_udp_timeout: Duration,
+
+    /// Real servers to try before a connection is given up
+    ///
+    /// Between 1 and 100. With 1 there is no fail-over. Attempts times timeout
+    /// should stay below what clients wait, commonly 5 s.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100), help_heading = "Flows")]
+    pub(super) connect_attempts: u32,
+
+    /// Time a real server has to accept a connection before the next is tried
+    ///
+    /// Under 1 s a single lost SYN, which the kernel repeats after 1 s, makes a
+    /// good real server look dead.
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = positive_duration, help_heading = "Flows")]
+    pub(super) connect_timeout: Duration,
+
+    /// Whether pings to an address that a service has are answered
+    ///
+    /// The answer comes from the proxy and says nothing about real servers.
+    #[arg(
+        long,
+        value_name = "BOOL",
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "true",
+        default_missing_value = "true",
+        help_heading = "Flows"
+    )]
+    pub(super) answer_ping: bool,
+
+    /// Most flows at a time, TCP and UDP together
+    ///
+    /// Above it new flows are refused and counted; those that run are not
+    /// touched. Each takes a file descriptor: the hard limit on open files
+    /// (RLIMIT_NOFILE) has to be higher, and a warning says so if it is not.
+    #[arg(long, value_name = "N", default_value_t = 65_536, value_parser = clap::value_parser!(u64).range(1..), help_heading = "Flows")]
+    pub(super) max_flows: u64,
+
+    /// Most memory for the buffers of all flows
+    ///
+    /// Bytes, or with a suffix K, M, G, T (powers of 1000), Ki, Mi, Gi, Ti
+    /// (powers of 1024). As it fills, new flows get smaller buffers, then are
+    /// refused and counted; those that run are not touched. The process takes
+    /// some more than this, for code, tables and idle flows.
+    #[arg(long, value_name = "SIZE", default_value = "1Gi", value_parser = memory, help_heading = "Flows")]
+    pub(super) max_memory: usize,
+
+    /// Address of /healthz, /livez and /readyz
+    ///
+    /// ADDRESS:PORT, :PORT, or an address, whose port is then 10256; empty: no
+    /// such server. If the address is taken, by kube-proxy for instance, run
+    /// ends with status 1.
+    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:10256", value_parser = healthz_bind_address, help_heading = "Operation")]
+    pub(super) healthz_bind_address: ListenAddress,
+
+    /// Unix socket for the commands that ask a running proxy
+    ///
+    /// Only the user that runs the proxy may open it. Its directory is made if
+    /// there is none; a socket that a killed proxy left behind is replaced.
+    #[arg(long, value_name = "PATH", default_value = ADMIN_SOCKET, help_heading = "Operation")]
+    pub(super) admin_socket: PathBuf,
+
+    /// Time that flows get to end by themselves after SIGTERM or SIGINT
+    ///
+    /// New flows are not taken meanwhile. A second signal ends the wait; 0 is
+    /// no wait. Longer than Kubernetes' terminationGracePeriodSeconds (30 s by
+    /// default) it is cut short by SIGKILL.
+    #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = duration_or_zero, help_heading = "Operation")]
+    pub(super) drain_timeout: Duration,
+
+    /// Form of the log on standard error; RUST_LOG chooses what is logged
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        default_value = "text",
+        value_enum,
+        help_heading = "Operation"
+    )]
+    pub(super) log_format: LogFormat,
+}

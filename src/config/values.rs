@@ -1,0 +1,219 @@
+//! What single options may hold, and how their text is read.
+//!
+//! Each function takes the text of one value and returns the value or a
+//! sentence; clap puts the option's name and the text in front of it.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use clap::ValueEnum;
+use ipnet::IpNet;
+
+use super::{duration, size};
+
+/// Longest name of an interface: IFNAMSIZ (linux/if.h) less its final NUL.
+const IFNAME_MAX: usize = 15;
+
+/// Port of kube-proxy's health server (kubernetes `pkg/cluster/ports`).
+pub(super) const HEALTHZ_PORT: u16 = 10256;
+
+/// Name of a network interface that the kernel accepts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InterfaceName(String);
+
+impl InterfaceName {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for InterfaceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Where the source address towards real servers comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MasqueradeSource {
+    /// What the kernel's route to the real server prefers, as MASQUERADE does.
+    Auto,
+    /// The first address of this interface.
+    Interface(InterfaceName),
+    /// This address; real servers of the other family get the route's choice.
+    Address(IpAddr),
+}
+
+impl fmt::Display for MasqueradeSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Interface(name) => name.fmt(f),
+            Self::Address(address) => address.fmt(f),
+        }
+    }
+}
+
+/// Whether packets that come from pods are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PodTraffic {
+    /// Served while nothing tells of NetworkPolicies, which would see the node
+    /// as the source of a pod's connection.
+    Auto,
+    /// Served.
+    Always,
+    /// Dropped and counted.
+    Never,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One line of text an event.
+    Text,
+    /// One JSON object an event.
+    Json,
+}
+
+/// A network that is routed into the TUN.
+pub(super) fn service_cidr(text: &str) -> Result<IpNet, String> {
+    let net: IpNet = text
+        .parse()
+        .map_err(|_| "is no network; one looks like 10.0.0.0/16 or fd00:10::/108".to_owned())?;
+    if net != net.trunc() {
+        return Err(format!(
+            "has bits set beyond its prefix; it may be {}",
+            net.trunc()
+        ));
+    }
+    if net.prefix_len() == 0 {
+        return Err("would take every packet of the node into the TUN".to_owned());
+    }
+    let first = net.network();
+    if first.is_unspecified() || first.is_loopback() || first.is_multicast() || link_local(first) {
+        return Err("is no range that services get addresses from".to_owned());
+    }
+    Ok(net)
+}
+
+/// An address of the TUN device.
+pub(super) fn tun_address(text: &str) -> Result<IpAddr, String> {
+    let address: IpAddr = text
+        .parse()
+        .map_err(|_| "is no IP address (no prefix length is given here)".to_owned())?;
+    if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
+        return Err("is no address that an interface can have for others to answer to".to_owned());
+    }
+    Ok(address)
+}
+
+/// Name of the TUN device, by the kernel's rules (`dev_valid_name` in
+/// net/core/dev.c); a `%` is refused since it makes the kernel number devices.
+pub(super) fn interface_name(text: &str) -> Result<InterfaceName, String> {
+    if text.is_empty() {
+        return Err("is empty".to_owned());
+    }
+    if text.len() > IFNAME_MAX {
+        return Err(format!(
+            "has {} bytes; an interface's name has at most {IFNAME_MAX}",
+            text.len()
+        ));
+    }
+    if text == "." || text == ".." {
+        return Err("is reserved".to_owned());
+    }
+    if let Some(c) = text
+        .chars()
+        .find(|c| matches!(c, '/' | ':' | '%' | '\0') || c.is_whitespace())
+    {
+        return Err(format!("contains {c:?}, which no interface's name may"));
+    }
+    Ok(InterfaceName(text.to_owned()))
+}
+
+/// `auto`, an address, or the name of an interface.
+pub(super) fn masquerade_source(text: &str) -> Result<MasqueradeSource, String> {
+    if text == "auto" {
+        return Ok(MasqueradeSource::Auto);
+    }
+    if let Ok(address) = text.parse::<IpAddr>() {
+        if address.is_unspecified() || address.is_multicast() {
+            return Err("is no address that a connection can come from".to_owned());
+        }
+        return Ok(MasqueradeSource::Address(address));
+    }
+    interface_name(text).map(MasqueradeSource::Interface)
+}
+
+/// kube-proxy's notation for an address to listen on: `ADDRESS:PORT`,
+/// `[ADDRESS]:PORT`, `:PORT`, or an address whose port is the usual one.
+/// `None`, which the empty text stands for, means not to listen.
+pub(super) fn healthz_bind_address(text: &str) -> Result<ListenAddress, String> {
+    if text.is_empty() {
+        return Ok(ListenAddress(None));
+    }
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Ok(ListenAddress(Some(address)));
+    }
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'))
+        .unwrap_or(text);
+    if let Ok(ip) = bare.parse::<IpAddr>() {
+        return Ok(ListenAddress(Some(SocketAddr::new(ip, HEALTHZ_PORT))));
+    }
+    if let Some(Ok(port)) = text.strip_prefix(':').map(str::parse) {
+        let any = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+        return Ok(ListenAddress(Some(SocketAddr::new(any, port))));
+    }
+    Err("is no address to listen on; one looks like 0.0.0.0:10256, [::]:10256 or :10256".to_owned())
+}
+
+/// Where to listen, if at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ListenAddress(pub(super) Option<SocketAddr>);
+
+/// A node's name, as kube-proxy takes it: without space around it and in lower
+/// case (kubernetes `pkg/util/node`, `GetHostname`).
+pub(super) fn node_name(text: &str) -> Result<String, String> {
+    let name = text.trim().to_lowercase();
+    if name.is_empty() {
+        return Err("is empty".to_owned());
+    }
+    Ok(name)
+}
+
+/// A duration in Go's notation; zero is meaningful.
+pub(super) fn duration_or_zero(text: &str) -> Result<Duration, duration::DurationError> {
+    duration::parse(text)
+}
+
+/// A duration in Go's notation that is not zero.
+pub(super) fn positive_duration(text: &str) -> Result<Duration, String> {
+    match duration::parse(text) {
+        Ok(Duration::ZERO) => Err("must be longer than 0".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// An amount of memory that is not zero, in bytes.
+pub(super) fn memory(text: &str) -> Result<usize, String> {
+    match size::parse(text) {
+        Ok(bytes) if bytes < MEMORY_MIN => Err(format!("is less than {} MiB", MEMORY_MIN >> 20)),
+        Ok(bytes) => Ok(bytes),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Below this not one flow with full-sized buffers (1 MiB each way) runs.
+const MEMORY_MIN: usize = 4 << 20;
+
+fn link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local() || address == Ipv4Addr::BROADCAST,
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}

@@ -1,0 +1,104 @@
+//! The connection to a real server: a kernel socket, or a stand-in in tests.
+
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
+
+use nix::sys::socket::{MsgFlags, recv, send};
+use socket2::{SockRef, Socket, TcpKeepalive};
+
+/// A connected stream that never blocks.
+pub trait ServerSocket {
+    /// Sends some of `bytes`; `WouldBlock` when the socket takes none now.
+    ///
+    /// # Errors
+    /// As send(2).
+    fn send(&mut self, bytes: &[u8]) -> io::Result<usize>;
+
+    /// Receives into `room`; 0 when the real server has finished sending.
+    ///
+    /// # Errors
+    /// As recv(2).
+    fn receive(&mut self, room: &mut [u8]) -> io::Result<usize>;
+
+    /// Sends FIN: no more bytes go to the real server.
+    fn finish(&mut self);
+
+    /// Makes dropping this socket send RST instead of FIN.
+    fn reset_on_close(&mut self);
+
+    /// Watches for a real server that died without a word.
+    fn keep_alive(&mut self);
+}
+
+/// After this much silence a real server is probed: as Telepresence and tun2socks
+/// do (kube-proxy itself leaves it to the ends).
+pub const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(60);
+/// Time between two probes.
+pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// Unanswered probes after which the real server is dead.
+const KEEP_ALIVE_COUNT: u32 = 9;
+
+/// A connected kernel socket.
+#[derive(Debug)]
+pub struct KernelSocket {
+    socket: Socket,
+}
+
+impl KernelSocket {
+    /// Takes over a non-blocking socket.
+    pub fn new(socket: Socket) -> Self {
+        Self { socket }
+    }
+
+    /// Our own address on this connection: what the real server sees.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        self.socket.local_addr().ok()?.as_socket()
+    }
+
+    /// The outcome of a connect that was under way: an error, or connected.
+    ///
+    /// # Errors
+    /// What connect(2) failed with.
+    pub fn connect_result(&self) -> io::Result<()> {
+        self.socket.take_error()?.map_or(Ok(()), Err)
+    }
+}
+
+impl AsRawFd for KernelSocket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+impl ServerSocket for KernelSocket {
+    #[inline]
+    fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        Ok(send(self.socket.as_raw_fd(), bytes, flags)?)
+    }
+
+    #[inline]
+    fn receive(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        Ok(recv(self.socket.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT)?)
+    }
+
+    fn finish(&mut self) {
+        // Fails only when the connection is gone already, which receive() reports.
+        let _ = self.socket.shutdown(Shutdown::Write);
+    }
+
+    fn reset_on_close(&mut self) {
+        let _ = SockRef::from(&self.socket).set_linger(Some(Duration::ZERO));
+    }
+
+    fn keep_alive(&mut self) {
+        let keep_alive = TcpKeepalive::new()
+            .with_time(KEEP_ALIVE_IDLE)
+            .with_interval(KEEP_ALIVE_INTERVAL)
+            .with_retries(KEEP_ALIVE_COUNT);
+        // Without it a dead real server is found when data is sent: no reason to fail.
+        let _ = SockRef::from(&self.socket).set_tcp_keepalive(&keep_alive);
+    }
+}

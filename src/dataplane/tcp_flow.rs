@@ -1,0 +1,482 @@
+//! One TCP connection: the client's end in smoltcp, the real server's in a socket.
+//!
+//! Bytes go from the receive ring straight into the socket and from the socket
+//! straight into the send ring; there is no third buffer, so the window that each
+//! end sees is the room that the other end leaves. A flow has no task and no
+//! clock: the worker calls [`TcpFlow::segment`] for a packet,
+//! [`TcpFlow::server_ready`] for the socket's readiness and [`TcpFlow::turn`] once
+//! for all of it.
+
+use std::io::{self, ErrorKind};
+use std::time::{Duration, Instant};
+
+use super::server_socket::ServerSocket;
+use crate::netstack::{Fault, Ingest, Stack, TcpEndpoint, TcpState, Transmit};
+
+#[cfg(test)]
+mod tests;
+
+/// Bytes that one turn may read from the real server before other flows have
+/// theirs: two super-packets.
+const TURN_BYTES: usize = 128 << 10;
+
+/// Packets that one turn may send.
+const TURN_PACKETS: usize = 16;
+
+/// A client that has not completed its handshake by then has gone: the kernel
+/// gives up on a SYN-ACK after about as long with net.ipv4.tcp_synack_retries = 3.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Connections that live longer are worth the system calls that arm keep-alive.
+const SHORT_LIFE: Duration = Duration::from_secs(10);
+
+/// How long into TIME_WAIT the stack is polled: half of what smoltcp's 10 s are
+/// by its faster clock.
+const TIME_WAIT_POLLED: Duration = Duration::from_secs(1);
+
+/// The least time between two turns that only a timer asks for: smoltcp may say
+/// "now" while nothing can be sent, and must not make the worker spin.
+const TIMER_FLOOR: Duration = Duration::from_millis(1);
+
+/// Limits on a flow's time.
+#[derive(Clone, Copy, Debug)]
+pub struct TcpTimeouts {
+    /// Ends a flow on which nothing has moved for so long. `None`: never.
+    pub idle: Option<Duration>,
+    /// Ends a flow whose two directions are finished while the client does not
+    /// acknowledge the end.
+    pub closing: Duration,
+}
+
+/// How a flow ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Both ends finished.
+    Closed,
+    /// The client sent RST.
+    ClientReset,
+    /// The real server sent RST.
+    ServerReset,
+    /// The client never completed its handshake.
+    HandshakeTimeout,
+    /// The client has not answered probes or retransmissions.
+    ClientTimeout,
+    /// The real server has not answered probes or retransmissions.
+    ServerTimeout,
+    /// Nothing moved for `--ipvs-tcp-timeout` or the UDP timeout.
+    Idle,
+    /// The client did not acknowledge the end within `--ipvs-tcpfin-timeout`.
+    ClosingTimeout,
+    /// The client started anew from the same port.
+    Replaced,
+    /// The endpoint no longer serves (UDP only).
+    EndpointRemoved,
+    /// No real server took the connection: each refused or could not be reached.
+    ConnectRefused,
+    /// No real server took the connection: each stayed silent.
+    ConnectTimeout,
+    /// The client gave up while the connection to the real server was opened.
+    Abandoned,
+    /// The flow broke inside the proxy.
+    Fault,
+    /// The proxy stops.
+    Stopped,
+}
+
+impl Ending {
+    /// The name as logs print it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::ClientReset => "client_reset",
+            Self::ServerReset => "server_reset",
+            Self::HandshakeTimeout => "handshake_timeout",
+            Self::ClientTimeout => "client_timeout",
+            Self::ServerTimeout => "server_timeout",
+            Self::Idle => "idle",
+            Self::ClosingTimeout => "closing_timeout",
+            Self::Replaced => "replaced",
+            Self::EndpointRemoved => "endpoint_removed",
+            Self::ConnectRefused => "connect_refused",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::Abandoned => "abandoned",
+            Self::Fault => "fault",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// What a turn leaves behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// The flow waits for a packet, its socket or a timer.
+    Waiting,
+    /// There is more to do at once: it was stopped by its budget.
+    More,
+    /// It is over.
+    Ended(Ending),
+}
+
+/// One TCP connection through the proxy.
+#[derive(Debug)]
+pub struct TcpFlow<S> {
+    endpoint: TcpEndpoint,
+    server: S,
+    readable: bool,
+    writable: bool,
+    /// The socket has said that FIN or an error is behind what it still holds.
+    read_closed: bool,
+    /// FIN from the real server has been read.
+    server_finished: bool,
+    /// FIN from the client has arrived.
+    client_finished: bool,
+    /// FIN has been sent to the real server.
+    finish_sent: bool,
+    client_reset: bool,
+    server_error: Option<ErrorKind>,
+    established: bool,
+    kept_alive: bool,
+    opened: Instant,
+    active: Instant,
+    closing_since: Option<Instant>,
+    time_wait_since: Option<Instant>,
+    bytes_in: u64,
+    bytes_out: u64,
+}
+
+impl<S: ServerSocket> TcpFlow<S> {
+    /// Answers `syn` now that `server` is connected.
+    ///
+    /// # Errors
+    /// When smoltcp panics.
+    #[expect(clippy::too_many_arguments, reason = "what makes a connection is that many things")]
+    pub fn open(
+        mut endpoint: TcpEndpoint,
+        server: S,
+        stack: &mut Stack,
+        syn: &[u8],
+        port: u16,
+        initial_sequence: u32,
+        now: Instant,
+        out: &mut impl Transmit,
+    ) -> Result<Self, Fault> {
+        stack.accept(&mut endpoint, syn, port, initial_sequence, now, out)?;
+        Ok(Self {
+            endpoint,
+            server,
+            readable: false,
+            writable: true,
+            read_closed: false,
+            server_finished: false,
+            client_finished: false,
+            finish_sent: false,
+            client_reset: false,
+            server_error: None,
+            established: false,
+            kept_alive: false,
+            opened: now,
+            active: now,
+            closing_since: None,
+            time_wait_since: None,
+            bytes_in: 0,
+            bytes_out: 0,
+        })
+    }
+
+    /// Takes one segment of the client. `sequence_end` is the sequence number
+    /// behind its last byte of data.
+    ///
+    /// # Errors
+    /// When smoltcp panics.
+    #[inline]
+    pub fn segment(
+        &mut self,
+        stack: &mut Stack,
+        packet: &[u8],
+        sequence_end: u32,
+        reset: bool,
+        now: Instant,
+        out: &mut impl Transmit,
+    ) -> Result<Ingest, Fault> {
+        let taken = stack.ingest(&mut self.endpoint, packet, sequence_end, now, out)?;
+        self.client_finished |= self.endpoint.client_finished();
+        // A reset during the handshake sends smoltcp's socket back to LISTEN.
+        let closed = matches!(self.endpoint.state(), TcpState::Closed | TcpState::Listen);
+        self.client_reset |= reset && closed;
+        self.active = now;
+        Ok(taken)
+    }
+
+    /// The socket's readiness has changed. `read_closed`: FIN or an error is
+    /// behind what can be read.
+    #[inline]
+    pub fn server_ready(&mut self, readable: bool, writable: bool, read_closed: bool) {
+        self.readable |= readable;
+        self.writable |= writable;
+        self.read_closed |= read_closed;
+    }
+
+    /// Moves what can be moved and sends what is due.
+    ///
+    /// # Errors
+    /// When smoltcp panics.
+    pub fn turn(
+        &mut self,
+        stack: &mut Stack,
+        timeouts: &TcpTimeouts,
+        now: Instant,
+        out: &mut impl Transmit,
+    ) -> Result<Progress, Fault> {
+        self.to_server();
+        let mut more = self.to_client(now);
+        if !self.keeps_unread(now) {
+            more |= stack.egress(&mut self.endpoint, now, out, TURN_PACKETS)?;
+        }
+        if let Some(ending) = self.ending(timeouts, now) {
+            self.end(ending, stack, now, out)?;
+            return Ok(Progress::Ended(ending));
+        }
+        if !self.kept_alive && now.saturating_duration_since(self.opened) >= SHORT_LIFE {
+            self.kept_alive = true;
+            self.server.keep_alive();
+        }
+        Ok(if more { Progress::More } else { Progress::Waiting })
+    }
+
+    /// When the flow wants a turn though nothing has happened to it.
+    pub fn deadline(&self, stack: &mut Stack, timeouts: &TcpTimeouts, now: Instant) -> Instant {
+        let mut at = if self.established {
+            now + Duration::from_secs(3600)
+        } else {
+            self.opened + HANDSHAKE_TIMEOUT
+        };
+        if self.time_wait_since.is_none()
+            && let Some(stack_at) = stack.poll_at(&self.endpoint, now)
+        {
+            at = at.min(stack_at);
+        }
+        if !self.kept_alive {
+            at = at.min(self.opened + SHORT_LIFE);
+        }
+        if let Some(idle) = timeouts.idle {
+            at = at.min(self.active + idle);
+        }
+        if let Some(since) = self.closing_since {
+            at = at.min(since + timeouts.closing);
+        }
+        at.max(now + TIMER_FLOOR)
+    }
+
+    /// Ends the flow from outside: RST to both ends.
+    ///
+    /// # Errors
+    /// When smoltcp panics.
+    pub fn abort(
+        &mut self,
+        stack: &mut Stack,
+        now: Instant,
+        out: &mut impl Transmit,
+    ) -> Result<(), Fault> {
+        self.end(Ending::Stopped, stack, now, out)
+    }
+
+    /// The client is gone without a word to it: RST to the real server only.
+    pub fn forsake(&mut self) {
+        self.server.reset_on_close();
+    }
+
+    /// The connection to the real server.
+    pub fn server(&self) -> &S {
+        &self.server
+    }
+
+    /// The client's side.
+    pub fn endpoint(&self) -> &TcpEndpoint {
+        &self.endpoint
+    }
+
+    /// Gives up the flow; its endpoint can serve another. Dropping the rest closes
+    /// the socket.
+    pub fn into_endpoint(self) -> TcpEndpoint {
+        self.endpoint
+    }
+
+    /// True once the client has completed its handshake.
+    #[inline]
+    pub fn is_established(&self) -> bool {
+        self.established
+    }
+
+    /// True once either end has finished sending.
+    #[inline]
+    pub fn is_closing(&self) -> bool {
+        self.client_finished || self.server_finished
+    }
+
+    /// Bytes that the real server has been given.
+    pub fn bytes_in(&self) -> u64 {
+        self.bytes_in
+    }
+
+    /// Bytes that the real server has sent.
+    pub fn bytes_out(&self) -> u64 {
+        self.bytes_out
+    }
+
+    /// When the flow last moved.
+    pub fn last_active(&self) -> Instant {
+        self.active
+    }
+
+    /// From the receive ring into the socket.
+    fn to_server(&mut self) {
+        while self.writable && self.server_error.is_none() && self.endpoint.receive_queue() > 0 {
+            let server = &mut self.server;
+            let sent = self.endpoint.receive(|bytes| match server.send(bytes) {
+                Ok(count) => (count, Ok(count)),
+                Err(error) => (0, Err(error)),
+            });
+            match sent {
+                Some(Ok(count)) => self.bytes_in += count as u64,
+                Some(Err(error)) => match error.kind() {
+                    ErrorKind::WouldBlock => self.writable = false,
+                    ErrorKind::Interrupted => {}
+                    _ => self.server_failed(&error),
+                },
+                None => break,
+            }
+        }
+        if self.client_finished && !self.finish_sent && self.endpoint.receive_queue() == 0 {
+            self.finish_sent = true;
+            if self.server_error.is_none() {
+                self.server.finish();
+            }
+        }
+    }
+
+    /// From the socket into the send ring. True when the budget stopped it.
+    fn to_client(&mut self, now: Instant) -> bool {
+        let mut budget = TURN_BYTES;
+        while self.readable && !self.server_finished && self.endpoint.send_room() > 0 {
+            if budget == 0 {
+                return true;
+            }
+            let server = &mut self.server;
+            let received = self.endpoint.send(|room| {
+                let limit = budget.min(room.len());
+                match server.receive(&mut room[..limit]) {
+                    Ok(count) => (count, Ok((count, limit))),
+                    Err(error) => (0, Err(error)),
+                }
+            });
+            match received {
+                Some(Ok((0, _))) => {
+                    self.server_finished = true;
+                    if self.server_error.is_none() {
+                        self.endpoint.finish();
+                    }
+                }
+                Some(Ok((count, limit))) => {
+                    self.bytes_out += count as u64;
+                    self.active = now;
+                    budget = budget.saturating_sub(count);
+                    // A short read has emptied the socket; what comes later is told.
+                    self.readable = count == limit || self.read_closed;
+                }
+                Some(Err(error)) => match error.kind() {
+                    ErrorKind::WouldBlock => self.readable = false,
+                    ErrorKind::Interrupted => {}
+                    _ => {
+                        self.server_failed(&error);
+                        self.server_finished = true;
+                    }
+                },
+                None => break,
+            }
+        }
+        false
+    }
+
+    /// A failed send or receive. What the real server sent before its RST is still
+    /// in the socket: it is read before the flow ends.
+    fn server_failed(&mut self, error: &io::Error) {
+        self.server_error.get_or_insert(error.kind());
+        self.readable = true;
+        self.read_closed = true;
+    }
+
+    /// True when the stack must not be polled any more: at the end of TIME_WAIT
+    /// smoltcp empties the receive ring, though a slow real server may still be
+    /// owed what is in it. By then the client's FIN has long been acknowledged.
+    fn keeps_unread(&mut self, now: Instant) -> bool {
+        if self.endpoint.state() != TcpState::TimeWait {
+            return false;
+        }
+        let since = *self.time_wait_since.get_or_insert(now);
+        now >= since + TIME_WAIT_POLLED && self.endpoint.receive_queue() > 0
+    }
+
+    fn ending(&mut self, timeouts: &TcpTimeouts, now: Instant) -> Option<Ending> {
+        let state = self.endpoint.state();
+        self.established |= !matches!(
+            state,
+            TcpState::Listen | TcpState::SynReceived | TcpState::Closed
+        );
+        let both_finished = self.finish_sent && self.server_finished;
+        if let Some(kind) = self.server_error
+            && self.server_finished
+        {
+            return Some(match kind {
+                ErrorKind::TimedOut | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
+                    Ending::ServerTimeout
+                }
+                _ => Ending::ServerReset,
+            });
+        }
+        match state {
+            TcpState::TimeWait if both_finished => return Some(Ending::Closed),
+            TcpState::Closed if both_finished => return Some(Ending::Closed),
+            TcpState::Closed | TcpState::Listen if self.client_reset => {
+                return Some(Ending::ClientReset);
+            }
+            // Acknowledged to the last byte, but the real server has not taken all.
+            TcpState::Closed if self.client_finished && self.server_finished => {}
+            TcpState::Closed => return Some(Ending::ClientTimeout),
+            _ => {}
+        }
+        if !self.established && now >= self.opened + HANDSHAKE_TIMEOUT {
+            return Some(Ending::HandshakeTimeout);
+        }
+        if let Some(idle) = timeouts.idle
+            && now >= self.active + idle
+        {
+            return Some(Ending::Idle);
+        }
+        if both_finished {
+            let since = *self.closing_since.get_or_insert(now);
+            if now >= since + timeouts.closing {
+                return Some(Ending::ClosingTimeout);
+            }
+        }
+        None
+    }
+
+    /// Makes both ends see the end as it was.
+    fn end(
+        &mut self,
+        ending: Ending,
+        stack: &mut Stack,
+        now: Instant,
+        out: &mut impl Transmit,
+    ) -> Result<(), Fault> {
+        if ending == Ending::Closed {
+            return Ok(());
+        }
+        self.server.reset_on_close();
+        if ending != Ending::ClientReset {
+            self.endpoint.reset();
+            stack.egress(&mut self.endpoint, now, out, 1)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,35 @@
+//! When to look at a flow again.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Instant;
+
+use super::flow_table::FlowId;
+
+/// Timers of flows, lazily kept: a flow's deadline moves later with every packet,
+/// and only when the armed time comes is it asked what it wants now. A flow has at
+/// most one armed timer that counts; the caller remembers its time.
+#[derive(Debug, Default)]
+pub(super) struct Timers {
+    heap: BinaryHeap<Reverse<(Instant, FlowId)>>,
+}
+
+impl Timers {
+    pub(super) fn arm(&mut self, at: Instant, flow: FlowId) {
+        self.heap.push(Reverse((at, flow)));
+    }
+
+    /// The next time at which [`Timers::due`] may give a flow.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.heap.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// A flow whose armed time has come, with that time.
+    pub(super) fn due(&mut self, now: Instant) -> Option<(Instant, FlowId)> {
+        let Reverse((at, _)) = *self.heap.peek()?;
+        if at > now {
+            return None;
+        }
+        self.heap.pop().map(|Reverse(entry)| entry)
+    }
+}

@@ -1,0 +1,189 @@
+//! Schedulers: who gets the next flow of a virtual server.
+//!
+//! Each follows its namesake under `net/netfilter/ipvs/ip_vs_*.c` of the Linux
+//! kernel. Two things are ours, and hold for all of them:
+//!
+//! - Real servers that were tried for this flow and failed are passed over as the
+//!   kernel passes over an overloaded one. The fail-over choice is a choice like
+//!   any other: it moves the rotation. So while one of N real servers is dead,
+//!   the other N-1 still get equal shares; had the rotation stood still, the
+//!   successor of the dead one would get two.
+//! - An endpoint that is removed leaves the list at once. kube-proxy leaves it
+//!   there with weight 0 until its connections end, which a rotation cannot tell
+//!   apart, but a hash does: the kernel's sh, dh and mh would refuse clients that
+//!   hash to it for that long.
+
+mod dh;
+mod hash;
+mod lc;
+mod mh;
+mod nq;
+mod rr;
+mod sed;
+mod sh;
+mod wlc;
+mod wrr;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use super::RealServer;
+
+/// Which scheduler a virtual server has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum SchedulerKind {
+    /// Round robin.
+    #[default]
+    Rr,
+    /// Weighted round robin.
+    Wrr,
+    /// Least connection.
+    Lc,
+    /// Weighted least connection.
+    Wlc,
+    /// Shortest expected delay.
+    Sed,
+    /// Never queue.
+    Nq,
+    /// Source hashing, by the client's address.
+    Sh,
+    /// Destination hashing, by the virtual IP.
+    Dh,
+    /// Maglev hashing, by the client's address and port: kube-proxy always sets
+    /// the flag `mh-port`.
+    Mh,
+}
+
+impl SchedulerKind {
+    /// Every scheduler.
+    pub const ALL: &[Self] = &[
+        Self::Rr,
+        Self::Wrr,
+        Self::Lc,
+        Self::Wlc,
+        Self::Sed,
+        Self::Nq,
+        Self::Sh,
+        Self::Dh,
+        Self::Mh,
+    ];
+
+    /// The name ipvsadm and kube-proxy use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Rr => "rr",
+            Self::Wrr => "wrr",
+            Self::Lc => "lc",
+            Self::Wlc => "wlc",
+            Self::Sed => "sed",
+            Self::Nq => "nq",
+            Self::Sh => "sh",
+            Self::Dh => "dh",
+            Self::Mh => "mh",
+        }
+    }
+
+    pub(super) fn build(self) -> Box<dyn Scheduler> {
+        match self {
+            Self::Rr => Box::new(rr::RoundRobin::default()),
+            Self::Wrr => Box::new(wrr::WeightedRoundRobin::default()),
+            Self::Lc => Box::new(lc::LeastConnection),
+            Self::Wlc => Box::new(wlc::WeightedLeastConnection),
+            Self::Sed => Box::new(sed::ShortestExpectedDelay),
+            Self::Nq => Box::new(nq::NeverQueue),
+            Self::Sh => Box::new(sh::SourceHash::default()),
+            Self::Dh => Box::new(dh::DestinationHash::default()),
+            Self::Mh => Box::new(mh::Maglev::default()),
+        }
+    }
+}
+
+impl fmt::Display for SchedulerKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A name that is no scheduler's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown scheduler {0:?}: it must be one of rr, wrr, lc, wlc, sed, nq, sh, dh, mh")]
+pub struct UnknownScheduler(pub String);
+
+impl FromStr for SchedulerKind {
+    type Err = UnknownScheduler;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|kind| kind.as_str() == name)
+            .ok_or_else(|| UnknownScheduler(name.to_owned()))
+    }
+}
+
+/// Chooses among the real servers of one virtual server.
+pub(super) trait Scheduler: fmt::Debug + Send {
+    /// The list has changed.
+    fn changed(&mut self, update: &Update<'_>);
+
+    /// The index of the real server for a new flow, if one is usable.
+    fn pick(&mut self, request: &Request, candidates: Candidates<'_>) -> Option<usize>;
+}
+
+/// What the hash schedulers look at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Request {
+    /// Who asks.
+    pub(super) client: SocketAddr,
+    /// The address asked for.
+    pub(super) virtual_ip: IpAddr,
+}
+
+/// How the list of real servers has changed: new ones were put at its head, then
+/// some were taken out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Update<'a> {
+    /// The list as it is now, from its head.
+    pub(super) servers: &'a [Arc<RealServer>],
+    /// How many were put at the head.
+    pub(super) added: usize,
+    /// For each of the list before: whether it is still in.
+    pub(super) kept: &'a [bool],
+}
+
+/// The list and what may be chosen from it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Candidates<'a> {
+    servers: &'a [Arc<RealServer>],
+    tried: &'a [SocketAddr],
+}
+
+impl<'a> Candidates<'a> {
+    pub(super) fn new(servers: &'a [Arc<RealServer>], tried: &'a [SocketAddr]) -> Self {
+        Self { servers, tried }
+    }
+
+    fn len(self) -> usize {
+        self.servers.len()
+    }
+
+    fn usable(self, index: usize) -> bool {
+        self.servers
+            .get(index)
+            .is_some_and(|server| server.takes_new_flows() && !self.tried.contains(&server.address))
+    }
+
+    /// The usable ones with their indices, from the head of the list.
+    fn iter_usable(self) -> impl Iterator<Item = (usize, &'a RealServer)> {
+        self.servers
+            .iter()
+            .enumerate()
+            .filter(move |(index, _)| self.usable(*index))
+            .map(|(index, server)| (index, &**server))
+    }
+}

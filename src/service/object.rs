@@ -1,0 +1,271 @@
+//! What goes into the index and what comes out beside changes: objects, their
+//! keys and origins, and warnings about what makes no sense in them.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::endpoint::EndpointSlice;
+use super::service_port::Service;
+
+/// Kinds of object the index takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ObjectKind {
+    /// `v1` Service.
+    Service,
+    /// `discovery.k8s.io/v1` EndpointSlice.
+    EndpointSlice,
+    /// `v1` Node.
+    Node,
+}
+
+impl ObjectKind {
+    /// The kind as the API spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::Node => "Node",
+        }
+    }
+}
+
+/// Namespace and name of an object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NamespacedName {
+    /// The namespace; empty for a Node.
+    pub namespace: Arc<str>,
+    /// The name.
+    pub name: Arc<str>,
+}
+
+impl NamespacedName {
+    /// Both parts.
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+}
+
+/// `namespace/name`, or `name` without a namespace.
+impl fmt::Display for NamespacedName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.namespace.is_empty() {
+            write!(f, "{}/", self.namespace)?;
+        }
+        f.write_str(&self.name)
+    }
+}
+
+/// Names one object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectKey {
+    /// The kind.
+    pub kind: ObjectKind,
+    /// Namespace and name.
+    pub name: NamespacedName,
+}
+
+/// `Service namespace/name`.
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind.as_str(), self.name)
+    }
+}
+
+/// Where an object was read: travels with it, so that a warning can say it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// The file.
+    pub file: Arc<Path>,
+    /// Number of the document in the file, from 1.
+    pub document: u32,
+    /// Number of the object in the document, from 1, when that is a list.
+    pub item: Option<u32>,
+}
+
+/// `services.yaml, document 2, item 17`.
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, document {}", self.file.display(), self.document)?;
+        if let Some(item) = self.item {
+            write!(f, ", item {item}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The part of a Node that selection looks at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its name; the namespace is empty.
+    pub name: NamespacedName,
+    /// Label `topology.kubernetes.io/zone`; none when absent or empty.
+    pub zone: Option<Arc<str>>,
+}
+
+impl Node {
+    /// Takes what is needed from the API's object. `None` if it has no name.
+    pub fn from_api(node: &k8s_openapi::api::core::v1::Node) -> Option<Self> {
+        let name = node.metadata.name.as_deref().filter(|n| !n.is_empty())?;
+        let labels = node.metadata.labels.as_ref();
+        let zone = labels.and_then(|l| l.get("topology.kubernetes.io/zone"));
+        Some(Self {
+            name: NamespacedName::new("", name),
+            zone: zone.filter(|z| !z.is_empty()).map(|z| z.as_str().into()),
+        })
+    }
+}
+
+/// One object in compact form. Shared, so that a source that must remember what
+/// it read and the index that serves it hold one copy.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Object {
+    /// A Service.
+    Service(Arc<Service>),
+    /// An EndpointSlice.
+    EndpointSlice(Arc<EndpointSlice>),
+    /// A Node; the index looks at its own only.
+    Node(Arc<Node>),
+}
+
+impl Object {
+    /// Names the object.
+    pub fn key(&self) -> ObjectKey {
+        let (kind, name) = match self {
+            Self::Service(service) => (ObjectKind::Service, &service.name),
+            Self::EndpointSlice(slice) => (ObjectKind::EndpointSlice, &slice.name),
+            Self::Node(node) => (ObjectKind::Node, &node.name),
+        };
+        ObjectKey {
+            kind,
+            name: name.clone(),
+        }
+    }
+}
+
+/// One thing that happened to an object.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// It is now so, whether it existed or not.
+    Apply {
+        /// The object.
+        object: Object,
+        /// Where it stands, if in a file.
+        origin: Option<Origin>,
+    },
+    /// It is gone.
+    Delete(ObjectKey),
+}
+
+/// Something in an object that makes no sense and is left out. The rest of the
+/// object is in force.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {reason}")]
+pub struct ObjectError {
+    /// Path of the field, as `spec.ports[1].port`.
+    pub field: String,
+    /// What is wrong with it.
+    pub reason: Reason,
+}
+
+impl ObjectError {
+    /// Both parts.
+    pub fn new(field: impl Into<String>, reason: Reason) -> Self {
+        Self {
+            field: field.into(),
+            reason,
+        }
+    }
+}
+
+/// What is wrong with a field.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    /// Required and absent or empty.
+    #[error("is missing")]
+    Missing,
+    /// Not an IP address.
+    #[error("{0:?} is not an IP address")]
+    NotAnAddress(String),
+    /// An address nothing can be sent to.
+    #[error("{0} is not a unicast address")]
+    NotUnicast(std::net::IpAddr),
+    /// Not a CIDR.
+    #[error("{0:?} is not a CIDR")]
+    NotACidr(String),
+    /// The address is not of the family the object says.
+    #[error("{address} is not an {expected} address")]
+    WrongFamily {
+        /// The address.
+        address: std::net::IpAddr,
+        /// The family expected.
+        expected: &'static str,
+    },
+    /// Outside 1 to 65535.
+    #[error("{0} is not a port (1 to 65535)")]
+    NotAPort(i32),
+    /// Outside the range the API allows.
+    #[error("{value} is not between {min} and {max}; {used} is used")]
+    OutOfRange {
+        /// The value.
+        value: i32,
+        /// Least allowed.
+        min: i32,
+        /// Most allowed.
+        max: i32,
+        /// What takes its place.
+        used: i32,
+    },
+    /// Not one of the words the API knows.
+    #[error("{value:?} is not one of {expected}")]
+    Unknown {
+        /// The value.
+        value: String,
+        /// The words.
+        expected: &'static str,
+    },
+    /// Said before in the same object.
+    #[error("{0} stands twice; the first is used")]
+    Duplicate(String),
+    /// Contradicts another field.
+    #[error("{value} contradicts {other}")]
+    Contradicts {
+        /// The value.
+        value: String,
+        /// The other field and its value.
+        other: String,
+    },
+    /// The address of a virtual server that belongs to another Service.
+    #[error("{address} belongs to {owner}, which is older or first by name")]
+    Taken {
+        /// The address.
+        address: super::VirtualAddress,
+        /// The service port that has it.
+        owner: Arc<super::ServicePortName>,
+    },
+}
+
+/// An [`ObjectError`] with the object it is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectWarning {
+    /// The object.
+    pub object: ObjectKey,
+    /// Where it stands, if in a file.
+    pub origin: Option<Origin>,
+    /// What is wrong.
+    pub error: ObjectError,
+}
+
+/// `Service default/web (web.yaml, document 1): spec.ports[0].port: 0 is not a port …`.
+impl fmt::Display for ObjectWarning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.object)?;
+        if let Some(origin) = &self.origin {
+            write!(f, " ({origin})")?;
+        }
+        write!(f, ": {}", self.error)
+    }
+}
