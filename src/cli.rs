@@ -9,7 +9,6 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-
 mod list;
 
 /// A Kubernetes service proxy in userspace: no kernel module, no netfilter, no eBPF.

@@ -24,6 +24,8 @@ mod shared;
 mod sink;
 mod stats;
 mod tcp_flow;
+#[cfg(test)]
+mod testing;
 mod timers;
 mod udp_flow;
 mod view;

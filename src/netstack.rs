@@ -11,6 +11,7 @@
 mod clock;
 mod device;
 mod endpoint;
+mod observe;
 mod pool;
 
 pub use clock::{Clock, SPEED};

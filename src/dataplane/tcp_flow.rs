@@ -10,6 +10,10 @@
 use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
+mod ending;
+
+pub use ending::{Ending, TcpTimeouts};
+
 use super::server_socket::ServerSocket;
 use crate::netstack::{Fault, Ingest, Stack, TcpEndpoint, TcpState, Transmit};
 
@@ -35,73 +39,9 @@ const TIME_WAIT_POLLED: Duration = Duration::from_secs(1);
 /// "now" while nothing can be sent, and must not make the worker spin.
 const TIMER_FLOOR: Duration = Duration::from_millis(1);
 
-/// Limits on a flow's time.
-#[derive(Clone, Copy, Debug)]
-pub struct TcpTimeouts {
-    /// Ends a flow on which nothing has moved for so long. `None`: never.
-    pub idle: Option<Duration>,
-    /// Ends a flow whose two directions are finished while the client does not
-    /// acknowledge the end.
-    pub closing: Duration,
-}
-
-/// How a flow ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// Both ends finished.
-    Closed,
-    /// The client sent RST.
-    ClientReset,
-    /// The real server sent RST.
-    ServerReset,
-    /// The client never completed its handshake.
-    HandshakeTimeout,
-    /// The client has not answered probes or retransmissions.
-    ClientTimeout,
-    /// The real server has not answered probes or retransmissions.
-    ServerTimeout,
-    /// Nothing moved for `--ipvs-tcp-timeout` or the UDP timeout.
-    Idle,
-    /// The client did not acknowledge the end within `--ipvs-tcpfin-timeout`.
-    ClosingTimeout,
-    /// The client started anew from the same port.
-    Replaced,
-    /// The endpoint no longer serves (UDP only).
-    EndpointRemoved,
-    /// No real server took the connection: each refused or could not be reached.
-    ConnectRefused,
-    /// No real server took the connection: each stayed silent.
-    ConnectTimeout,
-    /// The client gave up while the connection to the real server was opened.
-    Abandoned,
-    /// The flow broke inside the proxy.
-    Fault,
-    /// The proxy stops.
-    Stopped,
-}
-
-impl Ending {
-    /// The name as logs print it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::ClientReset => "client_reset",
-            Self::ServerReset => "server_reset",
-            Self::HandshakeTimeout => "handshake_timeout",
-            Self::ClientTimeout => "client_timeout",
-            Self::ServerTimeout => "server_timeout",
-            Self::Idle => "idle",
-            Self::ClosingTimeout => "closing_timeout",
-            Self::Replaced => "replaced",
-            Self::EndpointRemoved => "endpoint_removed",
-            Self::ConnectRefused => "connect_refused",
-            Self::ConnectTimeout => "connect_timeout",
-            Self::Abandoned => "abandoned",
-            Self::Fault => "fault",
-            Self::Stopped => "stopped",
-        }
-    }
-}
+/// What the real server sent before its RST gets this long to reach the client:
+/// time for two retransmissions, after 200 and 600 ms.
+const RESET_GRACE: Duration = Duration::from_secs(1);
 
 /// What a turn leaves behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +61,8 @@ pub struct TcpFlow<S> {
     server: S,
     readable: bool,
     writable: bool,
-    /// The socket has said that FIN or an error is behind what it still holds.
+    /// FIN or an error may be behind what the socket still holds: a short read
+    /// does not mean that it is empty and will tell of what comes.
     read_closed: bool,
     /// FIN from the real server has been read.
     server_finished: bool,
@@ -135,7 +76,12 @@ pub struct TcpFlow<S> {
     kept_alive: bool,
     opened: Instant,
     active: Instant,
+    /// Since when both directions are finished and the send ring has not shrunk.
     closing_since: Option<Instant>,
+    /// Bytes in the send ring then.
+    closing_queue: usize,
+    /// Since when the real server is known to have failed.
+    broken_since: Option<Instant>,
     time_wait_since: Option<Instant>,
     bytes_in: u64,
     bytes_out: u64,
@@ -164,9 +110,11 @@ impl<S: ServerSocket> TcpFlow<S> {
         Ok(Self {
             endpoint,
             server,
-            readable: false,
+            // What the real server has sent since it was connected was told
+            // together with the connection itself, and nobody looked.
+            readable: true,
             writable: true,
-            read_closed: false,
+            read_closed: true,
             server_finished: false,
             client_finished: false,
             finish_sent: false,
@@ -177,6 +125,8 @@ impl<S: ServerSocket> TcpFlow<S> {
             opened: now,
             active: now,
             closing_since: None,
+            closing_queue: 0,
+            broken_since: None,
             time_wait_since: None,
             bytes_in: 0,
             bytes_out: 0,
@@ -198,12 +148,17 @@ impl<S: ServerSocket> TcpFlow<S> {
         now: Instant,
         out: &mut impl Transmit,
     ) -> Result<Ingest, Fault> {
+        let was_open = !self.is_closed();
+        let before = self.standing();
         let taken = stack.ingest(&mut self.endpoint, packet, sequence_end, now, out)?;
         self.client_finished |= self.endpoint.client_finished();
-        // A reset during the handshake sends smoltcp's socket back to LISTEN.
-        let closed = matches!(self.endpoint.state(), TcpState::Closed | TcpState::Listen);
-        self.client_reset |= reset && closed;
-        self.active = now;
+        self.client_reset |= reset && was_open && self.is_closed();
+        // The answer to a keep-alive probe of our own moves nothing and lies where
+        // the next byte would; a probe of the client lies before that.
+        let next = self.endpoint.last_sent().map(|sent| sent.acknowledgement);
+        if before != self.standing() || next != Some(sequence_end) {
+            self.active = now;
+        }
         Ok(taken)
     }
 
@@ -227,7 +182,7 @@ impl<S: ServerSocket> TcpFlow<S> {
         now: Instant,
         out: &mut impl Transmit,
     ) -> Result<Progress, Fault> {
-        self.move_to_server();
+        self.move_to_server(now);
         let mut more = self.move_to_client(now);
         if !self.keeps_unread(now) {
             more |= stack.egress(&mut self.endpoint, now, out, TURN_PACKETS)?;
@@ -267,6 +222,9 @@ impl<S: ServerSocket> TcpFlow<S> {
         }
         if let Some(since) = self.closing_since {
             at = at.min(since + timeouts.closing);
+        }
+        if let Some(since) = self.broken_since {
+            at = at.min(since + RESET_GRACE);
         }
         at.max(now + TIMER_FLOOR)
     }
@@ -345,16 +303,38 @@ impl<S: ServerSocket> TcpFlow<S> {
         self.active
     }
 
+    /// A reset during the handshake sends smoltcp's socket back to LISTEN.
+    fn is_closed(&self) -> bool {
+        matches!(self.endpoint.state(), TcpState::Closed | TcpState::Listen)
+    }
+
+    /// What changes when something moves on the client's side.
+    fn standing(&self) -> (TcpState, usize, usize) {
+        let endpoint = &self.endpoint;
+        (
+            endpoint.state(),
+            endpoint.receive_queue(),
+            endpoint.send_queue(),
+        )
+    }
+
     /// From the receive ring into the socket.
-    fn move_to_server(&mut self) {
-        while self.writable && self.server_error.is_none() && self.endpoint.receive_queue() > 0 {
+    fn move_to_server(&mut self, now: Instant) {
+        while self.writable
+            && self.server_error.is_none()
+            && !self.finish_sent
+            && self.endpoint.receive_queue() > 0
+        {
             let server = &mut self.server;
             let sent = self.endpoint.receive(|bytes| match server.send(bytes) {
                 Ok(count) => (count, Ok(count)),
                 Err(error) => (0, Err(error)),
             });
             match sent {
-                Some(Ok(count)) => self.bytes_in += count as u64,
+                Some(Ok(count)) => {
+                    self.bytes_in += count as u64;
+                    self.active = now;
+                }
                 Some(Err(error)) if error.kind() == ErrorKind::WouldBlock => self.writable = false,
                 Some(Err(error)) if error.kind() == ErrorKind::Interrupted => {}
                 Some(Err(error)) => self.server_failed(&error),
@@ -398,7 +378,12 @@ impl<S: ServerSocket> TcpFlow<S> {
                     // A short read has emptied the socket; what comes later is told.
                     self.readable = count == limit || self.read_closed;
                 }
-                Some(Err(error)) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
+                Some(Err(error)) if error.kind() == ErrorKind::WouldBlock => {
+                    self.readable = false;
+                    self.read_closed = false;
+                    // Nothing is left behind a send that failed.
+                    self.server_finished = self.server_error.is_some();
+                }
                 Some(Err(error)) if error.kind() == ErrorKind::Interrupted => {}
                 Some(Err(error)) => {
                     self.server_failed(&error);
@@ -436,25 +421,30 @@ impl<S: ServerSocket> TcpFlow<S> {
             TcpState::Listen | TcpState::SynReceived | TcpState::Closed
         );
         let both_finished = self.is_finished();
+        let closed = self.is_closed();
+        if closed && self.client_reset {
+            return Some(Ending::ClientReset);
+        }
         if let Some(kind) = self.server_error
             && self.server_finished
         {
-            let silent = matches!(
-                kind,
-                ErrorKind::TimedOut | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable
-            );
-            return Some(if silent {
-                Ending::ServerTimeout
-            } else {
-                Ending::ServerReset
-            });
+            let since = *self.broken_since.get_or_insert(now);
+            if closed || self.endpoint.send_queue() == 0 || now >= since + RESET_GRACE {
+                let silent = matches!(
+                    kind,
+                    ErrorKind::TimedOut
+                        | ErrorKind::HostUnreachable
+                        | ErrorKind::NetworkUnreachable
+                );
+                return Some(if silent {
+                    Ending::ServerTimeout
+                } else {
+                    Ending::ServerReset
+                });
+            }
         }
-        let closed = matches!(state, TcpState::Closed | TcpState::Listen);
         if both_finished && (closed || state == TcpState::TimeWait) {
             return Some(Ending::Closed);
-        }
-        if closed && self.client_reset {
-            return Some(Ending::ClientReset);
         }
         // Acknowledged to the last byte, though the real server has not taken all.
         if closed && !(self.client_finished && self.server_finished) {
@@ -469,6 +459,11 @@ impl<S: ServerSocket> TcpFlow<S> {
             return Some(Ending::Idle);
         }
         if both_finished {
+            let queue = self.endpoint.send_queue();
+            if queue < self.closing_queue {
+                self.closing_since = None;
+            }
+            self.closing_queue = queue;
             let since = *self.closing_since.get_or_insert(now);
             if now >= since + timeouts.closing {
                 return Some(Ending::ClosingTimeout);
@@ -496,3 +491,6 @@ impl<S: ServerSocket> TcpFlow<S> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

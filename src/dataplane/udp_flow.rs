@@ -104,3 +104,6 @@ pub(super) fn is_icmp(error: &io::Error) -> bool {
         ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable
     )
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@ use smoltcp::wire::HardwareAddress;
 
 use super::clock::Clock;
 use super::device::{OnePacket, Outgoing, Transmit};
+use super::observe::{Observed, Seen, bare_acknowledgement, behind};
 use super::pool::RingSize;
 
 pub use smoltcp::socket::tcp::State as TcpState;
@@ -134,6 +135,9 @@ impl Stack {
         if endpoint.overruns(sequence_end) {
             return Ok(Ingest::WindowOverrun);
         }
+        if endpoint.stalls_finish(packet) {
+            return Ok(Ingest::Taken);
+        }
         self.poll_in(endpoint, packet, now, out)?;
         Ok(Ingest::Taken)
     }
@@ -152,7 +156,7 @@ impl Stack {
     ) -> Result<bool, Fault> {
         let at = self.clock.to_stack(now);
         guarded(|| {
-            let mut observed = Observed { out, last: None };
+            let mut observed = Observed::new(out);
             let mut device = OnePacket::new(None, &mut observed, self.config.mtu);
             let mut more = true;
             for _ in 0..budget {
@@ -164,7 +168,7 @@ impl Stack {
                     break;
                 }
             }
-            endpoint.observe(observed.last);
+            endpoint.observe(observed.seen);
             more
         })
     }
@@ -186,11 +190,11 @@ impl Stack {
     ) -> Result<(), Fault> {
         let at = self.clock.to_stack(now);
         guarded(|| {
-            let mut observed = Observed { out, last: None };
+            let mut observed = Observed::new(out);
             let mut device = OnePacket::new(Some(packet), &mut observed, self.config.mtu);
             self.interface
                 .poll_ingress_single(at, &mut device, &mut endpoint.sockets);
-            endpoint.observe(observed.last);
+            endpoint.observe(observed.seen);
         })
     }
 }
@@ -210,16 +214,18 @@ pub struct TcpEndpoint {
     touched: RingSize,
     /// Set once a segment after the SYN-ACK told the client the true window.
     window_told: bool,
-    /// What the last packet that we sent said.
+    /// What has been said to the client so far.
     last_sent: Option<Sent>,
+    /// The sequence number behind our FIN, once it has been sent.
+    finish_end: Option<u32>,
 }
 
-/// Sequence numbers of a packet that we sent.
+/// How far we have got with what we say to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sent {
-    /// The sequence number of its first byte.
+    /// The sequence number behind everything sent: SND.NXT of RFC 9293.
     pub sequence: u32,
-    /// The sequence number that it acknowledged.
+    /// The sequence number acknowledged last: RCV.NXT.
     pub acknowledgement: u32,
 }
 
@@ -251,6 +257,7 @@ impl TcpEndpoint {
             },
             window_told: false,
             last_sent: None,
+            finish_end: None,
         }
     }
 
@@ -261,6 +268,7 @@ impl TcpEndpoint {
         self.filled = 0;
         self.window_told = false;
         self.last_sent = None;
+        self.finish_end = None;
         let socket = self.socket_mut();
         socket.abort();
         // A closed socket forgets its peer and its data when it listens again.
@@ -369,8 +377,7 @@ impl TcpEndpoint {
         self.initial_sequence
     }
 
-    /// Sequence numbers of the last packet sent: what a connection in TIME_WAIT
-    /// needs to answer a repeated FIN.
+    /// What a connection in TIME_WAIT needs to answer a repeated FIN.
     pub fn last_sent(&self) -> Option<Sent> {
         self.last_sent
     }
@@ -388,16 +395,40 @@ impl TcpEndpoint {
             .wrapping_add(1)
             .wrapping_add(self.drained as u32)
             .wrapping_add(self.rings.receive as u32);
-        // Serial number arithmetic, RFC 1982 section 3.2.
-        (edge.wrapping_sub(sequence_end) as i32) < 0
+        behind(edge, sequence_end)
+    }
+
+    /// smoltcp 0.14 takes the third repeated ACK for a lost segment even when only
+    /// its FIN is out. It finds no data to repeat and stops its timer for good;
+    /// minutes later its keep-alive probe lies where the FIN belongs, and the client
+    /// reads the probe's byte as data. Such an ACK says nothing and is kept away.
+    #[inline]
+    fn stalls_finish(&self, packet: &[u8]) -> bool {
+        let Some(end) = self.finish_end else {
+            return false;
+        };
+        matches!(self.state(), TcpState::FinWait1 | TcpState::Closing)
+            && self.send_queue() == 0
+            && bare_acknowledgement(packet).is_some_and(|number| number != end)
     }
 
     #[inline]
-    fn observe(&mut self, last: Option<Sent>) {
-        if last.is_some() {
-            self.last_sent = last;
-            self.window_told |= !matches!(self.state(), TcpState::Listen | TcpState::SynReceived);
+    fn observe(&mut self, seen: Option<Seen>) {
+        let Some(seen) = seen else { return };
+        // A repeated segment takes nothing back.
+        let sequence = match self.last_sent {
+            Some(last) if behind(seen.sequence_end, last.sequence) => last.sequence,
+            Some(_) | None => seen.sequence_end,
+        };
+        self.last_sent = Some(Sent {
+            sequence,
+            acknowledgement: seen.acknowledgement,
+        });
+        if seen.finishes {
+            self.finish_end = Some(seen.sequence_end);
         }
+        self.window_told |=
+            seen.tells_window && !matches!(self.state(), TcpState::Listen | TcpState::SynReceived);
     }
 
     #[inline]
@@ -411,42 +442,8 @@ impl TcpEndpoint {
     }
 }
 
-/// Looks at the sequence numbers of what passes.
-struct Observed<'a, T: Transmit> {
-    out: &'a mut T,
-    last: Option<Sent>,
-}
-
-impl<T: Transmit> Transmit for Observed<'_, T> {
-    #[inline]
-    fn transmit<R>(&mut self, len: usize, how: Outgoing, fill: impl FnOnce(&mut [u8]) -> R) -> R {
-        let last = &mut self.last;
-        self.out.transmit(len, how, |packet| {
-            let result = fill(packet);
-            *last = sequence_numbers(packet);
-            result
-        })
-    }
-}
-
 fn capped(bytes: u64, capacity: usize) -> usize {
     usize::try_from(bytes).map_or(capacity, |bytes| bytes.min(capacity))
-}
-
-fn sequence_numbers(packet: &[u8]) -> Option<Sent> {
-    // smoltcp writes neither IPv4 options nor IPv6 extension headers before TCP.
-    let tcp = match packet.first()? >> 4 {
-        4 => packet.get(20..)?,
-        _ => packet.get(40..)?,
-    };
-    let number = |at: usize| {
-        let bytes = tcp.get(at..at + 4)?;
-        Some(u32::from_be_bytes(bytes.try_into().ok()?))
-    };
-    Some(Sent {
-        sequence: number(4)?,
-        acknowledgement: number(8)?,
-    })
 }
 
 /// Runs smoltcp code; a panic in it becomes the fault of one flow.

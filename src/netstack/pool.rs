@@ -76,3 +76,6 @@ impl EndpointPool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

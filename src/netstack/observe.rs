@@ -1,0 +1,108 @@
+//! Reading the sequence numbers of packets that pass between the stack and the client.
+
+use smoltcp::wire::{IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket};
+
+use super::device::{Outgoing, Transmit};
+
+/// What the packets of one poll said.
+#[derive(Clone, Copy)]
+pub(super) struct Seen {
+    /// The sequence number behind the last of them.
+    pub(super) sequence_end: u32,
+    /// What the last of them acknowledged.
+    pub(super) acknowledgement: u32,
+    /// One of them carries FIN.
+    pub(super) finishes: bool,
+    /// smoltcp counts one of them as having told its window.
+    pub(super) tells_window: bool,
+}
+
+impl Seen {
+    fn and_then(self, next: Self) -> Self {
+        Self {
+            sequence_end: if behind(next.sequence_end, self.sequence_end) {
+                self.sequence_end
+            } else {
+                next.sequence_end
+            },
+            acknowledgement: next.acknowledgement,
+            finishes: self.finishes || next.finishes,
+            tells_window: self.tells_window || next.tells_window,
+        }
+    }
+
+    /// `None` for a reset, whose numbers are the client's own.
+    #[inline]
+    fn read(packet: &[u8]) -> Option<Self> {
+        // smoltcp writes neither IPv4 options nor IPv6 extension headers before TCP.
+        let tcp = match packet.first()? >> 4 {
+            4 => packet.get(20..)?,
+            _ => packet.get(40..)?,
+        };
+        let tcp = TcpPacket::new_checked(tcp).ok()?;
+        if tcp.rst() {
+            return None;
+        }
+        let payload = tcp.payload().len();
+        // smoltcp does not write down the window of keep-alive and zero-window
+        // probes, which are the segments of one byte at most.
+        Some(Self {
+            sequence_end: (tcp.seq_number().0 as u32).wrapping_add(tcp.segment_len() as u32),
+            acknowledgement: tcp.ack_number().0 as u32,
+            finishes: tcp.fin(),
+            tells_window: payload != 1,
+        })
+    }
+}
+
+/// Looks at what passes.
+pub(super) struct Observed<'a, T: Transmit> {
+    out: &'a mut T,
+    pub(super) seen: Option<Seen>,
+}
+
+impl<'a, T: Transmit> Observed<'a, T> {
+    pub(super) fn new(out: &'a mut T) -> Self {
+        Self { out, seen: None }
+    }
+}
+
+impl<T: Transmit> Transmit for Observed<'_, T> {
+    #[inline]
+    fn transmit<R>(&mut self, len: usize, how: Outgoing, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+        let seen = &mut self.seen;
+        self.out.transmit(len, how, |packet| {
+            let result = fill(packet);
+            if let Some(next) = Seen::read(packet) {
+                *seen = Some(seen.map_or(next, |before| before.and_then(next)));
+            }
+            result
+        })
+    }
+}
+
+/// True when `number` comes before `other` (serial numbers, RFC 1982 section 3.2).
+#[inline]
+pub(super) fn behind(number: u32, other: u32) -> bool {
+    (number.wrapping_sub(other) as i32) < 0
+}
+
+/// The acknowledgment number of a segment that does nothing but acknowledge.
+pub(super) fn bare_acknowledgement(packet: &[u8]) -> Option<u32> {
+    let tcp = match packet.first()? >> 4 {
+        4 => {
+            let ip = Ipv4Packet::new_checked(packet).ok()?;
+            packet.get(usize::from(ip.header_len())..usize::from(ip.total_len()))?
+        }
+        _ => {
+            let ip = Ipv6Packet::new_checked(packet).ok()?;
+            if ip.next_header() != IpProtocol::Tcp {
+                return None;
+            }
+            ip.payload()
+        }
+    };
+    let tcp = TcpPacket::new_checked(tcp).ok()?;
+    let bare = tcp.ack() && tcp.segment_len() == 0 && !tcp.rst();
+    bare.then(|| tcp.ack_number().0 as u32)
+}
