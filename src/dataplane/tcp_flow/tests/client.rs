@@ -1,6 +1,5 @@
 //! The client: a smoltcp socket of its own with an application behind it.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
@@ -15,7 +14,7 @@ use crate::dataplane::testing::{check, fill};
 
 /// The client's network card.
 struct Card {
-    received: VecDeque<Vec<u8>>,
+    received: Option<Vec<u8>>,
     sent: Vec<Vec<u8>>,
     mtu: usize,
 }
@@ -25,7 +24,7 @@ impl Device for Card {
     type TxToken<'a> = Leaving<'a>;
 
     fn receive(&mut self, _: smoltcp::time::Instant) -> Option<(Arrived, Leaving<'_>)> {
-        let packet = self.received.pop_front()?;
+        let packet = self.received.take()?;
         Some((Arrived(packet), Leaving(&mut self.sent)))
     }
 
@@ -87,7 +86,7 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn new(mtu: usize, rings: (usize, usize), seed: u64, base: Instant) -> Self {
         let mut card = Card {
-            received: VecDeque::new(),
+            received: None,
             sent: Vec::new(),
             mtu,
         };
@@ -166,7 +165,8 @@ impl Client {
         self.socket().recv_queue()
     }
 
-    pub(super) fn take_in(&mut self, packet: Vec<u8>) {
+    /// A packet arrives.
+    pub(super) fn take_in(&mut self, packet: Vec<u8>, now: Instant) {
         let seen = Seen::read(&packet);
         let finishing = matches!(self.state(), tcp::State::FinWait1 | tcp::State::Closing);
         // smoltcp 0.14 gives up a FIN over repeated acknowledgments; see the
@@ -180,7 +180,10 @@ impl Client {
         {
             return;
         }
-        self.card.received.push_back(packet);
+        self.card.received = Some(packet);
+        let at = self.time(now);
+        self.interface
+            .poll_ingress_single(at, &mut self.card, &mut self.sockets);
     }
 
     pub(super) fn take_sent(&mut self) -> Vec<Vec<u8>> {
@@ -196,10 +199,8 @@ impl Client {
 
     /// The application and the stack do what they can. True if they did anything.
     pub(super) fn step(&mut self, now: Instant) -> bool {
-        let mut busy = !self.card.received.is_empty();
         let at = self.time(now);
-        self.interface.poll(at, &mut self.card, &mut self.sockets);
-        busy |= self.read(now);
+        let mut busy = self.read(now);
         busy |= self.write_out();
         self.interface.poll(at, &mut self.card, &mut self.sockets);
         busy || !self.card.sent.is_empty()

@@ -194,7 +194,7 @@ impl World {
             self.down.send(now, packet);
         }
         while let Some(packet) = self.down.due(now) {
-            self.client.take_in(packet);
+            self.client.take_in(packet, now);
             busy = true;
         }
         busy |= self.client.step(now);
