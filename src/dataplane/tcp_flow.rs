@@ -184,6 +184,7 @@ impl<S: ServerSocket> TcpFlow<S> {
     ) -> Result<Progress, Fault> {
         self.move_to_server(now);
         let mut more = self.move_to_client(now);
+        self.finish_to_client();
         if !self.keeps_unread(now) {
             more |= stack.egress(&mut self.endpoint, now, out, TURN_PACKETS)?;
         }
@@ -367,9 +368,6 @@ impl<S: ServerSocket> TcpFlow<S> {
             match received {
                 Some(Ok((0, _))) => {
                     self.server_finished = true;
-                    if self.server_error.is_none() {
-                        self.endpoint.finish();
-                    }
                 }
                 Some(Ok((count, limit))) => {
                     self.bytes_out += count as u64;
@@ -393,6 +391,28 @@ impl<S: ServerSocket> TcpFlow<S> {
             }
         }
         false
+    }
+
+    /// FIN to the client behind everything the real server has sent. After FIN of
+    /// its own the client must have acknowledged that first: in LAST_ACK smoltcp
+    /// 0.14 learns of no window and no loss, and every window that shuts would stand
+    /// still until it is probed.
+    fn finish_to_client(&mut self) {
+        let due = match self.endpoint.state() {
+            TcpState::SynReceived | TcpState::Established => true,
+            TcpState::CloseWait => self.endpoint.send_queue() == 0,
+            TcpState::Closed
+            | TcpState::Listen
+            | TcpState::SynSent
+            | TcpState::FinWait1
+            | TcpState::FinWait2
+            | TcpState::Closing
+            | TcpState::LastAck
+            | TcpState::TimeWait => false,
+        };
+        if due && self.server_finished && self.server_error.is_none() {
+            self.endpoint.finish();
+        }
     }
 
     /// A failed send or receive. What the real server sent before its RST is still

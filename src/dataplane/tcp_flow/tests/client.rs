@@ -275,7 +275,9 @@ impl Client {
             socket.state(),
             tcp::State::Established | tcp::State::CloseWait
         );
-        if self.finishing && *place == offered && may_finish {
+        // As the flow itself: smoltcp 0.14 learns of no window in LAST_ACK.
+        let blocked = socket.state() == tcp::State::CloseWait && socket.send_queue() > 0;
+        if self.finishing && *place == offered && may_finish && !blocked {
             socket.close();
             busy = true;
         }

@@ -151,7 +151,7 @@ proptest! {
         }
         if whole {
             world.run_until("the client reads all", |world| world.client.saw_end);
-            prop_assert_eq!(world.server.look().read, up);
+            prop_assert_eq!(world.server.look().taken, up);
             prop_assert_eq!(world.client.received, down);
             prop_assert!(!world.server.look().resets_on_close);
         }

@@ -121,7 +121,8 @@ impl Proxy {
         let opens = segment.flags.opens();
         match &mut self.flow {
             Some(flow) if opens => {
-                if flow.endpoint().initial_sequence() == segment.seq && !flow.is_closing() {
+                // However late a repeated SYN comes, it is not a new one.
+                if flow.endpoint().initial_sequence() == segment.seq {
                     return;
                 }
                 if !flow.is_finished() {

@@ -139,6 +139,7 @@ fn data_behind_fin_is_not_passed_on() {
     assert_eq!(said[0].len, 10, "the other direction goes on");
     hand.server.finish();
     hand.settle();
+    hand.say(hand.ack(101, 10));
     hand.say(hand.ack(101, 11));
     assert_eq!(hand.proxy.endings, [Ending::Closed]);
 }

@@ -185,6 +185,10 @@ fn repeated_acknowledgments_do_not_stop_our_fin() {
             hand.say(hand.fin(0, 0));
             sent = 1;
         }
+        if state == TcpState::LastAck {
+            // FIN waits for this.
+            hand.say(hand.ack(sent, 500));
+        }
         assert_eq!(hand.proxy.state(), Some(state));
         // The data arrived, the FIN did not.
         for _ in 0..5 {
