@@ -148,7 +148,9 @@ impl<S: ServerSocket> TcpFlow<S> {
         now: Instant,
         out: &mut impl Transmit,
     ) -> Result<Ingest, Fault> {
-        let was_open = !self.is_closed();
+        // In TIME_WAIT everything has been said, and a reset is the answer of a client
+        // that has forgotten to a packet that came late (RFC 1337).
+        let was_open = !self.is_closed() && self.endpoint.state() != TcpState::TimeWait;
         let before = self.standing();
         let taken = stack.ingest(&mut self.endpoint, packet, sequence_end, now, out)?;
         self.client_finished |= self.endpoint.client_finished();

@@ -9,7 +9,7 @@ use smoltcp::wire::HardwareAddress;
 
 use super::clock::Clock;
 use super::device::{OnePacket, Outgoing, Transmit};
-use super::observe::{Observed, Seen, bare_acknowledgement, behind};
+use super::observe::{Observed, Seen, bare_acknowledgement, behind, without_finish};
 use super::pool::RingSize;
 
 pub use smoltcp::socket::tcp::State as TcpState;
@@ -138,7 +138,8 @@ impl Stack {
         if endpoint.stalls_finish(packet) {
             return Ok(Ingest::Taken);
         }
-        self.poll_in(endpoint, packet, now, out)?;
+        let cut = endpoint.cuts_finish(packet, sequence_end);
+        self.poll_in(endpoint, cut.as_deref().unwrap_or(packet), now, out)?;
         Ok(Ingest::Taken)
     }
 
@@ -212,8 +213,11 @@ pub struct TcpEndpoint {
     filled: u64,
     /// Bytes of each ring that any connection so far has written to, at most.
     touched: RingSize,
-    /// Set once a segment after the SYN-ACK told the client the true window.
-    window_told: bool,
+    /// The sequence number behind the window that the client was told last. `None`
+    /// until a segment after the SYN-ACK has told it the true window.
+    window_end: Option<u32>,
+    /// What the windows that we tell are shifted by (RFC 7323 section 2).
+    window_scale: u8,
     /// What has been said to the client so far.
     last_sent: Option<Sent>,
     /// The sequence number behind our FIN, once it has been sent.
@@ -255,7 +259,8 @@ impl TcpEndpoint {
                 receive: 0,
                 send: 0,
             },
-            window_told: false,
+            window_end: None,
+            window_scale: 0,
             last_sent: None,
             finish_end: None,
         }
@@ -266,7 +271,8 @@ impl TcpEndpoint {
         self.touched = self.touched();
         self.drained = 0;
         self.filled = 0;
-        self.window_told = false;
+        self.window_end = None;
+        self.window_scale = 0;
         self.last_sent = None;
         self.finish_end = None;
         let socket = self.socket_mut();
@@ -387,7 +393,7 @@ impl TcpEndpoint {
     /// segment that reaches past the ring must not get in.
     #[inline]
     fn overruns(&self, sequence_end: u32) -> bool {
-        if self.window_told {
+        if self.window_end.is_some() {
             return false;
         }
         let edge = self
@@ -412,6 +418,17 @@ impl TcpEndpoint {
             && bare_acknowledgement(packet).is_some_and(|number| number != end)
     }
 
+    /// smoltcp 0.14 cuts the data of a segment that reaches beyond the window and
+    /// believes its FIN nevertheless: the bytes between would be lost without a word.
+    /// Such a segment goes in without its FIN, which the client will repeat.
+    #[inline]
+    fn cuts_finish(&self, packet: &[u8], sequence_end: u32) -> Option<Vec<u8>> {
+        if !behind(self.window_end?, sequence_end) {
+            return None;
+        }
+        without_finish(packet)
+    }
+
     #[inline]
     fn observe(&mut self, seen: Option<Seen>) {
         let Some(seen) = seen else { return };
@@ -427,8 +444,15 @@ impl TcpEndpoint {
         if seen.finishes {
             self.finish_end = Some(seen.sequence_end);
         }
-        self.window_told |=
-            seen.tells_window && !matches!(self.state(), TcpState::Listen | TcpState::SynReceived);
+        if let Some(scale) = seen.scale {
+            self.window_scale = scale;
+        }
+        if let Some((number, window)) = seen.told
+            && !matches!(self.state(), TcpState::Listen | TcpState::SynReceived)
+        {
+            let window = u32::from(window) << self.window_scale;
+            self.window_end = Some(number.wrapping_add(window));
+        }
     }
 
     #[inline]

@@ -1,5 +1,7 @@
 //! Reading the sequence numbers of packets that pass between the stack and the client.
 
+use std::ops::Range;
+
 use smoltcp::wire::{IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket};
 
 use super::device::{Outgoing, Transmit};
@@ -13,8 +15,11 @@ pub(super) struct Seen {
     pub(super) acknowledgement: u32,
     /// One of them carries FIN.
     pub(super) finishes: bool,
-    /// smoltcp counts one of them as having told its window.
-    pub(super) tells_window: bool,
+    /// Acknowledgment number and window of the last that smoltcp counts as having
+    /// told its window.
+    pub(super) told: Option<(u32, u16)>,
+    /// The window scale, from the SYN-ACK.
+    pub(super) scale: Option<u8>,
 }
 
 impl Seen {
@@ -27,7 +32,8 @@ impl Seen {
             },
             acknowledgement: next.acknowledgement,
             finishes: self.finishes || next.finishes,
-            tells_window: self.tells_window || next.tells_window,
+            told: next.told.or(self.told),
+            scale: next.scale.or(self.scale),
         }
     }
 
@@ -43,14 +49,19 @@ impl Seen {
         if tcp.rst() {
             return None;
         }
-        let payload = tcp.payload().len();
+        let acknowledgement = tcp.ack_number().0 as u32;
         // smoltcp does not write down the window of keep-alive and zero-window
         // probes, which are the segments of one byte at most.
         Some(Self {
             sequence_end: (tcp.seq_number().0 as u32).wrapping_add(tcp.segment_len() as u32),
-            acknowledgement: tcp.ack_number().0 as u32,
+            acknowledgement,
             finishes: tcp.fin(),
-            tells_window: payload != 1,
+            told: (tcp.payload().len() != 1).then(|| (acknowledgement, tcp.window_len())),
+            scale: if tcp.syn() {
+                Some(tcp.options_summary().ok()?.window_scale.unwrap_or(0))
+            } else {
+                None
+            },
         })
     }
 }
@@ -87,22 +98,39 @@ pub(super) fn behind(number: u32, other: u32) -> bool {
     (number.wrapping_sub(other) as i32) < 0
 }
 
-/// The acknowledgment number of a segment that does nothing but acknowledge.
-pub(super) fn bare_acknowledgement(packet: &[u8]) -> Option<u32> {
-    let tcp = match packet.first()? >> 4 {
+/// Where TCP is in a packet of the client.
+fn segment(packet: &[u8]) -> Option<Range<usize>> {
+    match packet.first()? >> 4 {
         4 => {
             let ip = Ipv4Packet::new_checked(packet).ok()?;
-            packet.get(usize::from(ip.header_len())..usize::from(ip.total_len()))?
+            Some(usize::from(ip.header_len())..usize::from(ip.total_len()))
         }
         _ => {
             let ip = Ipv6Packet::new_checked(packet).ok()?;
-            if ip.next_header() != IpProtocol::Tcp {
-                return None;
-            }
-            ip.payload()
+            (ip.next_header() == IpProtocol::Tcp).then_some(40..ip.total_len())
         }
-    };
-    let tcp = TcpPacket::new_checked(tcp).ok()?;
+    }
+}
+
+/// The acknowledgment number of a segment that does nothing but acknowledge.
+pub(super) fn bare_acknowledgement(packet: &[u8]) -> Option<u32> {
+    let tcp = TcpPacket::new_checked(packet.get(segment(packet)?)?).ok()?;
     let bare = tcp.ack() && tcp.segment_len() == 0 && !tcp.rst();
     bare.then(|| tcp.ack_number().0 as u32)
+}
+
+/// The packet without FIN. `None` if it carries none. The checksum is not mended.
+pub(super) fn without_finish(packet: &[u8]) -> Option<Vec<u8>> {
+    let place = segment(packet)?;
+    if !TcpPacket::new_checked(packet.get(place.clone())?)
+        .ok()?
+        .fin()
+    {
+        return None;
+    }
+    let mut copy = packet.to_vec();
+    TcpPacket::new_checked(copy.get_mut(place)?)
+        .ok()?
+        .set_fin(false);
+    Some(copy)
 }

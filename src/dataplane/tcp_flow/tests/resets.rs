@@ -84,7 +84,7 @@ const STATES: [TcpState; 7] = [
 
 #[test]
 fn the_client_resets_in_every_state() {
-    for state in STATES.into_iter().chain([TcpState::TimeWait]) {
+    for state in STATES {
         let (mut hand, sent) = in_state(state);
         let answer = hand.say(hand.rst(sent));
         assert_eq!(answer, [], "an answer to RST in {state}");
@@ -92,6 +92,19 @@ fn the_client_resets_in_every_state() {
         let server = hand.server.look();
         assert!(server.resets_on_close && server.closed, "in {state}");
     }
+}
+
+/// In TIME_WAIT there is nothing to reset: the real server gets what it is owed.
+#[test]
+fn a_reset_in_time_wait_takes_nothing_from_the_server() {
+    let (mut hand, sent) = in_state(TcpState::TimeWait);
+    assert_eq!(hand.say(hand.rst(sent)), []);
+    assert_eq!(hand.proxy.endings, []);
+    hand.server.set_pace(None, hand.now);
+    hand.settle();
+    assert_eq!(hand.proxy.endings, [Ending::Closed]);
+    assert_eq!(hand.server.look().taken, 120_000);
+    assert!(!hand.server.look().resets_on_close);
 }
 
 /// RST whose number is not in the window (RFC 5961 section 3) changes nothing.
