@@ -75,6 +75,9 @@ pub(super) struct Client {
     finishing: bool,
     /// The sequence number behind its FIN, once sent.
     finish_end: Option<u32>,
+    /// The sequence number behind the window that it has told.
+    window_end: Option<u32>,
+    window_scale: u32,
     /// Bytes received and read.
     pub(super) received: u64,
     /// FIN was read behind the last byte.
@@ -112,11 +115,20 @@ impl Client {
             sent: 0,
             finishing: false,
             finish_end: None,
+            window_end: None,
+            window_scale: (usize::BITS - rings.0.leading_zeros()).saturating_sub(16),
             received: 0,
             saw_end: false,
             pace: None,
             reads_at: None,
         }
+    }
+
+    /// Probes an idle connection. smoltcp 0.14 needs it to get over a window that was
+    /// reported shut too late, where a kernel has its persist timer.
+    pub(super) fn keep_alive(&mut self) {
+        let interval = smoltcp::time::Duration::from_secs(10);
+        self.socket_mut().set_keep_alive(Some(interval));
     }
 
     pub(super) fn connect(&mut self, ends: Ends) {
@@ -167,17 +179,7 @@ impl Client {
 
     /// A packet arrives.
     pub(super) fn take_in(&mut self, packet: Vec<u8>, now: Instant) {
-        let seen = Seen::read(&packet);
-        let finishing = matches!(self.state(), tcp::State::FinWait1 | tcp::State::Closing);
-        // smoltcp 0.14 gives up a FIN over repeated acknowledgments; see the
-        // counter-measure in netstack. A kernel as client does not.
-        if finishing
-            && self.socket().send_queue() == 0
-            && seen.is_bare()
-            && self
-                .finish_end
-                .is_some_and(|end| end != seen.acknowledgement)
-        {
+        if self.misleads(&Seen::read(&packet)) {
             return;
         }
         self.card.received = Some(packet);
@@ -192,6 +194,10 @@ impl Client {
             let seen = Seen::read(packet);
             if seen.flags.fin() {
                 self.finish_end = Some(seen.end());
+            }
+            if !seen.flags.syn() && seen.len != 1 {
+                let window = u32::from(seen.window) << self.window_scale;
+                self.window_end = Some(seen.acknowledgement.wrapping_add(window));
             }
         }
         sent
@@ -223,6 +229,22 @@ impl Client {
     fn time(&self, now: Instant) -> smoltcp::time::Instant {
         let micros = (now - self.base).as_micros() as i64;
         smoltcp::time::Instant::from_micros(micros + 1_000_000)
+    }
+
+    /// True for what would lead smoltcp 0.14 astray, and no kernel: a repeated
+    /// acknowledgment makes it give up its FIN, and of a segment beyond its window it
+    /// takes the FIN but not the data. netstack has the flow's counter-measures; here
+    /// such a packet is lost.
+    fn misleads(&self, seen: &Seen) -> bool {
+        let finishing = matches!(self.state(), tcp::State::FinWait1 | tcp::State::Closing);
+        let gives_up = finishing
+            && self.socket().send_queue() == 0
+            && seen.is_bare()
+            && self
+                .finish_end
+                .is_some_and(|end| end != seen.acknowledgement);
+        let beyond = |end: u32| (end.wrapping_sub(seen.end().wrapping_sub(1)) as i32) < 0;
+        gives_up || (seen.flags.fin() && self.window_end.is_some_and(beyond))
     }
 
     fn read(&mut self, now: Instant) -> bool {
