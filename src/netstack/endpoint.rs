@@ -101,7 +101,7 @@ impl Stack {
         out: &mut impl Transmit,
     ) -> Result<(), Fault> {
         endpoint.initial_sequence = initial_sequence;
-        let config = self.config;
+        endpoint.heard(now);
         guarded(|| {
             let socket = endpoint.socket_mut();
             // Segments of 64 KiB make an ACK due at once: a delay would stall the
@@ -109,8 +109,8 @@ impl Stack {
             socket.set_ack_delay(None);
             socket.set_nagle_enabled(false);
             socket.set_congestion_control(tcp::CongestionControl::Cubic);
-            socket.set_keep_alive(Some(Clock::span(config.keep_alive)));
-            socket.set_timeout(Some(Clock::span(config.dead_after)));
+            socket.set_keep_alive(None);
+            socket.set_timeout(None);
             // Only an open socket or port 0 is refused; the pool gives neither.
             socket.listen(port).is_ok()
         })?;
@@ -138,6 +138,7 @@ impl Stack {
         if endpoint.stalls_finish(packet) {
             return Ok(Ingest::Taken);
         }
+        endpoint.heard(now);
         let cut = endpoint.cuts_finish(packet, sequence_end);
         self.poll_in(endpoint, cut.as_deref().unwrap_or(packet), now, out)?;
         Ok(Ingest::Taken)
@@ -156,9 +157,21 @@ impl Stack {
         budget: usize,
     ) -> Result<bool, Fault> {
         let at = self.clock.to_stack(now);
+        let config = &self.config;
+        let due = |at: Option<Instant>| at.is_some_and(|at| now >= at);
+        let dead = due(endpoint.dead_at(config.dead_after));
+        let probes = !dead && due(endpoint.probe_at(config.keep_alive));
         guarded(|| {
+            if dead {
+                endpoint.reset();
+            }
+            if probes {
+                endpoint.quiet_since = Some(now);
+                let interval = Clock::span(config.keep_alive);
+                endpoint.socket_mut().set_keep_alive(Some(interval));
+            }
             let mut observed = Observed::new(out);
-            let mut device = OnePacket::new(None, &mut observed, self.config.mtu);
+            let mut device = OnePacket::new(None, &mut observed, config.mtu);
             let mut more = true;
             for _ in 0..budget {
                 let sent = self
@@ -170,6 +183,9 @@ impl Stack {
                 }
             }
             endpoint.observe(observed.seen);
+            if probes {
+                endpoint.socket_mut().set_keep_alive(None);
+            }
             more
         })
     }
@@ -177,9 +193,11 @@ impl Stack {
     /// When this endpoint wants to be polled again without any packet.
     pub fn poll_at(&mut self, endpoint: &TcpEndpoint, now: Instant) -> Option<Instant> {
         let at = self.clock.to_stack(now);
-        self.interface
-            .poll_at(at, &endpoint.sockets)
-            .map(|at| self.clock.from_stack(at))
+        let at = self.interface.poll_at(at, &endpoint.sockets);
+        let at = at.map(|at| self.clock.from_stack(at));
+        let probe = endpoint.probe_at(self.config.keep_alive);
+        let dead = endpoint.dead_at(self.config.dead_after);
+        [at, probe, dead].into_iter().flatten().min()
     }
 
     fn poll_in(
@@ -218,6 +236,11 @@ pub struct TcpEndpoint {
     window_end: Option<u32>,
     /// What the windows that we tell are shifted by (RFC 7323 section 2).
     window_scale: u8,
+    /// When the client last said anything at all. (smoltcp 0.14 counts only what it
+    /// takes, and would think a client dead that probes our closed window.)
+    heard_at: Option<Instant>,
+    /// Since when neither the client has said anything nor we have probed it.
+    quiet_since: Option<Instant>,
     /// What has been said to the client so far.
     last_sent: Option<Sent>,
     /// The sequence number behind our FIN, once it has been sent.
@@ -261,6 +284,8 @@ impl TcpEndpoint {
             },
             window_end: None,
             window_scale: 0,
+            heard_at: None,
+            quiet_since: None,
             last_sent: None,
             finish_end: None,
         }
@@ -273,6 +298,8 @@ impl TcpEndpoint {
         self.filled = 0;
         self.window_end = None;
         self.window_scale = 0;
+        self.heard_at = None;
+        self.quiet_since = None;
         self.last_sent = None;
         self.finish_end = None;
         let socket = self.socket_mut();
@@ -402,6 +429,36 @@ impl TcpEndpoint {
             .wrapping_add(self.drained as u32)
             .wrapping_add(self.rings.receive as u32);
         behind(edge, sequence_end)
+    }
+
+    /// When to probe the client. smoltcp 0.14's probe is a byte of its own at the
+    /// place of the last one sent, and it probes even when that has been lost: the
+    /// client would read the probe. So there is a probe only when everything sent,
+    /// FIN included, has been acknowledged.
+    #[inline]
+    fn probe_at(&self, interval: Duration) -> Option<Instant> {
+        let acknowledged = self.send_queue() == 0
+            && matches!(
+                self.state(),
+                TcpState::Established | TcpState::CloseWait | TcpState::FinWait2
+            );
+        Some(self.quiet_since.filter(|_| acknowledged)? + interval)
+    }
+
+    /// When to take a silent client for dead.
+    #[inline]
+    fn dead_at(&self, after: Duration) -> Option<Instant> {
+        let listens = !matches!(
+            self.state(),
+            TcpState::Closed | TcpState::Listen | TcpState::TimeWait
+        );
+        Some(self.heard_at.filter(|_| listens)? + after)
+    }
+
+    #[inline]
+    fn heard(&mut self, now: Instant) {
+        self.heard_at = Some(now);
+        self.quiet_since = Some(now);
     }
 
     /// smoltcp 0.14 takes the third repeated ACK for a lost segment even when only
