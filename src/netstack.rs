@@ -13,8 +13,10 @@ mod device;
 mod endpoint;
 mod observe;
 mod pool;
+mod stack;
 
 pub use clock::{Clock, SPEED};
 pub use device::{Outgoing, Transmit};
-pub use endpoint::{Fault, Ingest, Sent, Stack, StackConfig, TcpEndpoint, TcpState};
+pub use endpoint::{Sent, TcpEndpoint, TcpState};
 pub use pool::{EndpointPool, RingSize};
+pub use stack::{Fault, Ingest, Stack, StackConfig};

@@ -1,230 +1,22 @@
-//! The client's side of one TCP connection, and the stack that moves it.
+//! The client's side of one TCP connection.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
+use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::tcp;
-use smoltcp::wire::HardwareAddress;
 
-use super::clock::Clock;
-use super::device::{OnePacket, Outgoing, Transmit};
-use super::observe::{Observed, Seen, bare_acknowledgement, behind, without_finish};
+use super::observe::{Seen, bare_acknowledgement, behind, without_finish};
 use super::pool::RingSize;
 
 pub use smoltcp::socket::tcp::State as TcpState;
 
-/// smoltcp panicked while it worked on one flow. The flow is lost, nothing else.
-#[derive(Debug, thiserror::Error)]
-#[error("the TCP stack panicked: {0}")]
-pub struct Fault(pub String);
-
-/// What became of a segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ingest {
-    /// The stack has seen it.
-    Taken,
-    /// It reached beyond the receive window right after the handshake and was
-    /// dropped: smoltcp 0.14 would panic on it.
-    WindowOverrun,
-}
-
-/// Settings of a [`Stack`].
-#[derive(Clone, Copy, Debug)]
-pub struct StackConfig {
-    /// MTU of the TUN in bytes: bounds the MSS that clients are told.
-    pub mtu: usize,
-    /// Seed of the initial sequence numbers; must differ between processes.
-    pub seed: u64,
-    /// After this much silence of the client it is probed, and again at this rate.
-    pub keep_alive: Duration,
-    /// A client that has not answered for this long is dead.
-    pub dead_after: Duration,
-}
-
-/// smoltcp's interface and clock: one per worker, shared by all its flows.
-pub struct Stack {
-    interface: Interface,
-    clock: Clock,
-    config: StackConfig,
-}
-
-impl std::fmt::Debug for Stack {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Stack")
-            .field("config", &self.config)
-            .finish_non_exhaustive()
-    }
-}
-
-/// A place for packets that must not exist: no packet is sent while a stack is made.
-struct Nowhere;
-
-impl Transmit for Nowhere {
-    fn transmit<R>(&mut self, len: usize, _: Outgoing, fill: impl FnOnce(&mut [u8]) -> R) -> R {
-        fill(&mut vec![0; len])
-    }
-}
-
-impl Stack {
-    /// A stack whose time begins at `now`.
-    pub fn new(config: StackConfig, now: Instant) -> Self {
-        let clock = Clock::new(now);
-        let mut settings = Config::new(HardwareAddress::Ip);
-        settings.random_seed = config.seed;
-        let mut nowhere = Nowhere;
-        let mut device = OnePacket::new(None, &mut nowhere, config.mtu);
-        let mut interface = Interface::new(settings, &mut device, clock.to_stack(now));
-        // Every address is ours: the data plane has looked the packet up already.
-        interface.set_any_ip(true);
-        Self {
-            interface,
-            clock,
-            config,
-        }
-    }
-
-    /// Answers a client's SYN, whose real server is connected by now, with a SYN-ACK.
-    ///
-    /// `syn` is the packet as it came, addressed to `port`; `endpoint` is fresh
-    /// from its pool.
-    ///
-    /// # Errors
-    /// When smoltcp panics.
-    pub fn accept(
-        &mut self,
-        endpoint: &mut TcpEndpoint,
-        syn: &[u8],
-        port: u16,
-        initial_sequence: u32,
-        now: Instant,
-        out: &mut impl Transmit,
-    ) -> Result<(), Fault> {
-        endpoint.initial_sequence = initial_sequence;
-        endpoint.heard(now);
-        guarded(|| {
-            let socket = endpoint.socket_mut();
-            // Segments of 64 KiB make an ACK due at once: a delay would stall the
-            // client, and Nagle would wait for the ACK of a full window.
-            socket.set_ack_delay(None);
-            socket.set_nagle_enabled(false);
-            socket.set_congestion_control(tcp::CongestionControl::Cubic);
-            socket.set_keep_alive(None);
-            socket.set_timeout(None);
-            // Only an open socket or port 0 is refused; the pool gives neither.
-            socket.listen(port).is_ok()
-        })?;
-        self.poll_in(endpoint, syn, now, out)?;
-        self.egress(endpoint, now, out, 1).map(|_| ())
-    }
-
-    /// Feeds one segment of the client to its endpoint. `sequence_end` is the
-    /// sequence number behind its last byte of data.
-    ///
-    /// # Errors
-    /// When smoltcp panics.
-    #[inline]
-    pub fn ingest(
-        &mut self,
-        endpoint: &mut TcpEndpoint,
-        packet: &[u8],
-        sequence_end: u32,
-        now: Instant,
-        out: &mut impl Transmit,
-    ) -> Result<Ingest, Fault> {
-        if endpoint.overruns(sequence_end) {
-            return Ok(Ingest::WindowOverrun);
-        }
-        if endpoint.stalls_finish(packet) {
-            return Ok(Ingest::Taken);
-        }
-        endpoint.heard(now);
-        let cut = endpoint.cuts_finish(packet, sequence_end);
-        self.poll_in(endpoint, cut.as_deref().unwrap_or(packet), now, out)?;
-        Ok(Ingest::Taken)
-    }
-
-    /// Sends what is due, at most `budget` packets. True if more may be due.
-    ///
-    /// # Errors
-    /// When smoltcp panics.
-    #[inline]
-    pub fn egress(
-        &mut self,
-        endpoint: &mut TcpEndpoint,
-        now: Instant,
-        out: &mut impl Transmit,
-        budget: usize,
-    ) -> Result<bool, Fault> {
-        let at = self.clock.to_stack(now);
-        let config = &self.config;
-        let due = |at: Option<Instant>| at.is_some_and(|at| now >= at);
-        let dead = due(endpoint.dead_at(config.dead_after));
-        let probes = !dead && due(endpoint.probe_at(config.keep_alive));
-        guarded(|| {
-            if dead {
-                endpoint.reset();
-            }
-            if probes {
-                endpoint.quiet_since = Some(now);
-                let interval = Clock::span(config.keep_alive);
-                endpoint.socket_mut().set_keep_alive(Some(interval));
-            }
-            let mut observed = Observed::new(out);
-            let mut device = OnePacket::new(None, &mut observed, config.mtu);
-            let mut more = true;
-            for _ in 0..budget {
-                let sent = self
-                    .interface
-                    .poll_egress(at, &mut device, &mut endpoint.sockets);
-                if sent == PollResult::None {
-                    more = false;
-                    break;
-                }
-            }
-            endpoint.observe(observed.seen);
-            if probes {
-                endpoint.socket_mut().set_keep_alive(None);
-            }
-            more
-        })
-    }
-
-    /// When this endpoint wants to be polled again without any packet.
-    pub fn poll_at(&mut self, endpoint: &TcpEndpoint, now: Instant) -> Option<Instant> {
-        let at = self.clock.to_stack(now);
-        let at = self.interface.poll_at(at, &endpoint.sockets);
-        let at = at.map(|at| self.clock.from_stack(at));
-        let probe = endpoint.probe_at(self.config.keep_alive);
-        let dead = endpoint.dead_at(self.config.dead_after);
-        [at, probe, dead].into_iter().flatten().min()
-    }
-
-    fn poll_in(
-        &mut self,
-        endpoint: &mut TcpEndpoint,
-        packet: &[u8],
-        now: Instant,
-        out: &mut impl Transmit,
-    ) -> Result<(), Fault> {
-        let at = self.clock.to_stack(now);
-        guarded(|| {
-            let mut observed = Observed::new(out);
-            let mut device = OnePacket::new(Some(packet), &mut observed, self.config.mtu);
-            self.interface
-                .poll_ingress_single(at, &mut device, &mut endpoint.sockets);
-            endpoint.observe(observed.seen);
-        })
-    }
-}
-
 /// One TCP connection's client side: a socket in a set of its own.
 pub struct TcpEndpoint {
-    sockets: SocketSet<'static>,
+    pub(super) sockets: SocketSet<'static>,
     handle: SocketHandle,
     rings: RingSize,
     /// The client's initial sequence number.
-    initial_sequence: u32,
+    pub(super) initial_sequence: u32,
     /// Bytes that this connection has taken out of the receive ring.
     drained: u64,
     /// Bytes that this connection has put into the send ring.
@@ -240,7 +32,7 @@ pub struct TcpEndpoint {
     /// takes, and would think a client dead that probes our closed window.)
     heard_at: Option<Instant>,
     /// Since when neither the client has said anything nor we have probed it.
-    quiet_since: Option<Instant>,
+    pub(super) quiet_since: Option<Instant>,
     /// What has been said to the client so far.
     last_sent: Option<Sent>,
     /// The sequence number behind our FIN, once it has been sent.
@@ -419,7 +211,7 @@ impl TcpEndpoint {
     /// asserts that nothing exceeds the ring. Until the true window is told, a
     /// segment that reaches past the ring must not get in.
     #[inline]
-    fn overruns(&self, sequence_end: u32) -> bool {
+    pub(super) fn overruns(&self, sequence_end: u32) -> bool {
         if self.window_end.is_some() {
             return false;
         }
@@ -436,7 +228,7 @@ impl TcpEndpoint {
     /// client would read the probe. So there is a probe only when everything sent,
     /// FIN included, has been acknowledged.
     #[inline]
-    fn probe_at(&self, interval: Duration) -> Option<Instant> {
+    pub(super) fn probe_at(&self, interval: Duration) -> Option<Instant> {
         let acknowledged = self.send_queue() == 0
             && matches!(
                 self.state(),
@@ -447,7 +239,7 @@ impl TcpEndpoint {
 
     /// When to take a silent client for dead.
     #[inline]
-    fn dead_at(&self, after: Duration) -> Option<Instant> {
+    pub(super) fn dead_at(&self, after: Duration) -> Option<Instant> {
         let listens = !matches!(
             self.state(),
             TcpState::Closed | TcpState::Listen | TcpState::TimeWait
@@ -456,7 +248,7 @@ impl TcpEndpoint {
     }
 
     #[inline]
-    fn heard(&mut self, now: Instant) {
+    pub(super) fn heard(&mut self, now: Instant) {
         self.heard_at = Some(now);
         self.quiet_since = Some(now);
     }
@@ -466,7 +258,7 @@ impl TcpEndpoint {
     /// minutes later its keep-alive probe lies where the FIN belongs, and the client
     /// reads the probe's byte as data. Such an ACK says nothing and is kept away.
     #[inline]
-    fn stalls_finish(&self, packet: &[u8]) -> bool {
+    pub(super) fn stalls_finish(&self, packet: &[u8]) -> bool {
         let Some(end) = self.finish_end else {
             return false;
         };
@@ -479,7 +271,7 @@ impl TcpEndpoint {
     /// believes its FIN nevertheless: the bytes between would be lost without a word.
     /// Such a segment goes in without its FIN, which the client will repeat.
     #[inline]
-    fn cuts_finish(&self, packet: &[u8], sequence_end: u32) -> Option<Vec<u8>> {
+    pub(super) fn cuts_finish(&self, packet: &[u8], sequence_end: u32) -> Option<Vec<u8>> {
         if !behind(self.window_end?, sequence_end) {
             return None;
         }
@@ -487,7 +279,7 @@ impl TcpEndpoint {
     }
 
     #[inline]
-    fn observe(&mut self, seen: Option<Seen>) {
+    pub(super) fn observe(&mut self, seen: Option<Seen>) {
         let Some(seen) = seen else { return };
         // A repeated segment takes nothing back.
         let sequence = match self.last_sent {
@@ -518,23 +310,11 @@ impl TcpEndpoint {
     }
 
     #[inline]
-    fn socket_mut(&mut self) -> &mut tcp::Socket<'static> {
+    pub(super) fn socket_mut(&mut self) -> &mut tcp::Socket<'static> {
         self.sockets.get_mut(self.handle)
     }
 }
 
 fn capped(bytes: u64, capacity: usize) -> usize {
     usize::try_from(bytes).map_or(capacity, |bytes| bytes.min(capacity))
-}
-
-/// Runs smoltcp code; a panic in it becomes the fault of one flow.
-#[inline]
-fn guarded<R>(work: impl FnOnce() -> R) -> Result<R, Fault> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
-        let text = panic
-            .downcast_ref::<&str>()
-            .map(|text| (*text).to_owned())
-            .or_else(|| panic.downcast_ref::<String>().cloned());
-        Fault(text.unwrap_or_else(|| "no message".to_owned()))
-    })
 }
