@@ -13,6 +13,7 @@ mod device;
 mod endpoint;
 mod observe;
 mod pool;
+mod probe;
 mod stack;
 
 pub use clock::{Clock, SPEED};

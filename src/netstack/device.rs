@@ -75,16 +75,20 @@ impl<T: Transmit> Device for OnePacket<'_, T> {
 
 /// The data plane verifies what it receives before the stack sees it, and the
 /// kernel finishes TCP checksums; only the IPv4 header's is left to smoltcp.
-fn capabilities(mtu: usize) -> DeviceCapabilities {
+pub(super) fn checksums() -> ChecksumCapabilities {
     let mut checksum = ChecksumCapabilities::ignored();
     checksum.ipv4 = Checksum::Tx;
+    checksum
+}
+
+fn capabilities(mtu: usize) -> DeviceCapabilities {
     let mut segmentation = SegmentationCapabilities::default();
     segmentation.tcpv4 = NonZeroUsize::new(MAX_PACKET);
     segmentation.tcpv6 = NonZeroUsize::new(MAX_PACKET);
     let mut capabilities = DeviceCapabilities::default();
     capabilities.medium = Medium::Ip;
     capabilities.max_transmission_unit = mtu;
-    capabilities.checksum = checksum;
+    capabilities.checksum = checksums();
     capabilities.segmentation = segmentation;
     capabilities
 }

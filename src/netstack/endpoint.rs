@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::tcp;
 
-use super::observe::{Seen, bare_acknowledgement, behind, without_finish};
+use super::observe::{Seen, behind, without_finish};
 use super::pool::RingSize;
 
 pub use smoltcp::socket::tcp::State as TcpState;
@@ -20,7 +20,7 @@ pub struct TcpEndpoint {
     /// Bytes that this connection has taken out of the receive ring.
     drained: u64,
     /// Bytes that this connection has put into the send ring.
-    filled: u64,
+    pub(super) filled: u64,
     /// Bytes of each ring that any connection so far has written to, at most.
     touched: RingSize,
     /// The sequence number behind the window that the client was told last. `None`
@@ -30,13 +30,17 @@ pub struct TcpEndpoint {
     window_scale: u8,
     /// When the client last said anything at all. (smoltcp 0.14 counts only what it
     /// takes, and would think a client dead that probes our closed window.)
-    heard_at: Option<Instant>,
-    /// Since when neither the client has said anything nor we have probed it.
-    pub(super) quiet_since: Option<Instant>,
+    pub(super) heard_at: Option<Instant>,
+    /// When we last probed the client.
+    pub(super) probed_at: Option<Instant>,
+    /// Our initial sequence number.
+    pub(super) our_initial_sequence: u32,
+    /// The window of the last segment that told one, as written.
+    pub(super) window: u16,
     /// What has been said to the client so far.
-    last_sent: Option<Sent>,
+    pub(super) last_sent: Option<Sent>,
     /// The sequence number behind our FIN, once it has been sent.
-    finish_end: Option<u32>,
+    pub(super) finish_end: Option<u32>,
 }
 
 /// How far we have got with what we say to the client.
@@ -77,7 +81,9 @@ impl TcpEndpoint {
             window_end: None,
             window_scale: 0,
             heard_at: None,
-            quiet_since: None,
+            probed_at: None,
+            our_initial_sequence: 0,
+            window: 0,
             last_sent: None,
             finish_end: None,
         }
@@ -91,7 +97,9 @@ impl TcpEndpoint {
         self.window_end = None;
         self.window_scale = 0;
         self.heard_at = None;
-        self.quiet_since = None;
+        self.probed_at = None;
+        self.our_initial_sequence = 0;
+        self.window = 0;
         self.last_sent = None;
         self.finish_end = None;
         let socket = self.socket_mut();
@@ -223,20 +231,6 @@ impl TcpEndpoint {
         behind(edge, sequence_end)
     }
 
-    /// When to probe the client. smoltcp 0.14's probe is a byte of its own at the
-    /// place of the last one sent, and it probes even when that has been lost: the
-    /// client would read the probe. So there is a probe only when everything sent,
-    /// FIN included, has been acknowledged.
-    #[inline]
-    pub(super) fn probe_at(&self, interval: Duration) -> Option<Instant> {
-        let acknowledged = self.send_queue() == 0
-            && matches!(
-                self.state(),
-                TcpState::Established | TcpState::CloseWait | TcpState::FinWait2
-            );
-        Some(self.quiet_since.filter(|_| acknowledged)? + interval)
-    }
-
     /// When to take a silent client for dead.
     #[inline]
     pub(super) fn dead_at(&self, after: Duration) -> Option<Instant> {
@@ -250,21 +244,6 @@ impl TcpEndpoint {
     #[inline]
     pub(super) fn heard(&mut self, now: Instant) {
         self.heard_at = Some(now);
-        self.quiet_since = Some(now);
-    }
-
-    /// smoltcp 0.14 takes the third repeated ACK for a lost segment even when only
-    /// its FIN is out. It finds no data to repeat and stops its timer for good;
-    /// minutes later its keep-alive probe lies where the FIN belongs, and the client
-    /// reads the probe's byte as data. Such an ACK says nothing and is kept away.
-    #[inline]
-    pub(super) fn stalls_finish(&self, packet: &[u8]) -> bool {
-        let Some(end) = self.finish_end else {
-            return false;
-        };
-        matches!(self.state(), TcpState::FinWait1 | TcpState::Closing)
-            && self.send_queue() == 0
-            && bare_acknowledgement(packet).is_some_and(|number| number != end)
     }
 
     /// smoltcp 0.14 cuts the data of a segment that reaches beyond the window and
@@ -293,19 +272,21 @@ impl TcpEndpoint {
         if seen.finishes {
             self.finish_end = Some(seen.sequence_end);
         }
-        if let Some(scale) = seen.scale {
+        if let Some((sequence, scale)) = seen.opens {
+            self.our_initial_sequence = sequence;
             self.window_scale = scale;
         }
         if let Some((number, window)) = seen.told
             && !matches!(self.state(), TcpState::Listen | TcpState::SynReceived)
         {
+            self.window = window;
             let window = u32::from(window) << self.window_scale;
             self.window_end = Some(number.wrapping_add(window));
         }
     }
 
     #[inline]
-    fn socket(&self) -> &tcp::Socket<'static> {
+    pub(super) fn socket(&self) -> &tcp::Socket<'static> {
         self.sockets.get(self.handle)
     }
 

@@ -18,8 +18,8 @@ pub(super) struct Seen {
     /// Acknowledgment number and window of the last that smoltcp counts as having
     /// told its window.
     pub(super) told: Option<(u32, u16)>,
-    /// The window scale, from the SYN-ACK.
-    pub(super) scale: Option<u8>,
+    /// Our initial sequence number and the window scale, from the SYN-ACK.
+    pub(super) opens: Option<(u32, u8)>,
 }
 
 impl Seen {
@@ -33,7 +33,7 @@ impl Seen {
             acknowledgement: next.acknowledgement,
             finishes: self.finishes || next.finishes,
             told: next.told.or(self.told),
-            scale: next.scale.or(self.scale),
+            opens: next.opens.or(self.opens),
         }
     }
 
@@ -57,8 +57,9 @@ impl Seen {
             acknowledgement,
             finishes: tcp.fin(),
             told: (tcp.payload().len() != 1).then(|| (acknowledgement, tcp.window_len())),
-            scale: if tcp.syn() {
-                Some(tcp.options_summary().ok()?.window_scale.unwrap_or(0))
+            opens: if tcp.syn() {
+                let scale = tcp.options_summary().ok()?.window_scale;
+                Some((tcp.seq_number().0 as u32, scale.unwrap_or(0)))
             } else {
                 None
             },
@@ -110,13 +111,6 @@ fn segment(packet: &[u8]) -> Option<Range<usize>> {
             (ip.next_header() == IpProtocol::Tcp).then_some(40..ip.total_len())
         }
     }
-}
-
-/// The acknowledgment number of a segment that does nothing but acknowledge.
-pub(super) fn bare_acknowledgement(packet: &[u8]) -> Option<u32> {
-    let tcp = TcpPacket::new_checked(packet.get(segment(packet)?)?).ok()?;
-    let bare = tcp.ack() && tcp.segment_len() == 0 && !tcp.rst();
-    bare.then(|| tcp.ack_number().0 as u32)
 }
 
 /// The packet without FIN. `None` if it carries none. The checksum is not mended.

@@ -100,6 +100,7 @@ impl Stack {
     ) -> Result<(), Fault> {
         endpoint.initial_sequence = initial_sequence;
         endpoint.heard(now);
+        endpoint.probed_at = Some(now);
         guarded(|| {
             let socket = endpoint.socket_mut();
             // Segments of 64 KiB make an ACK due at once: a delay would stall the
@@ -133,9 +134,6 @@ impl Stack {
         if endpoint.overruns(sequence_end) {
             return Ok(Ingest::WindowOverrun);
         }
-        if endpoint.stalls_finish(packet) {
-            return Ok(Ingest::Taken);
-        }
         endpoint.heard(now);
         let cut = endpoint.cuts_finish(packet, sequence_end);
         self.poll_in(endpoint, cut.as_deref().unwrap_or(packet), now, out)?;
@@ -156,35 +154,31 @@ impl Stack {
     ) -> Result<bool, Fault> {
         let at = self.clock.to_stack(now);
         let config = &self.config;
-        let due = |at: Option<Instant>| at.is_some_and(|at| now >= at);
-        let dead = due(endpoint.dead_at(config.dead_after));
-        let probes = !dead && due(endpoint.probe_at(config.keep_alive));
         guarded(|| {
-            if dead {
+            if endpoint
+                .dead_at(config.dead_after)
+                .is_some_and(|at| now >= at)
+            {
                 endpoint.reset();
-            }
-            if probes {
-                endpoint.quiet_since = Some(now);
-                let interval = Clock::span(config.keep_alive);
-                endpoint.socket_mut().set_keep_alive(Some(interval));
             }
             let mut observed = Observed::new(out);
             let mut device = OnePacket::new(None, &mut observed, config.mtu);
-            let mut more = true;
             for _ in 0..budget {
                 let sent = self
                     .interface
                     .poll_egress(at, &mut device, &mut endpoint.sockets);
                 if sent == PollResult::None {
-                    more = false;
-                    break;
+                    endpoint.observe(observed.seen);
+                    if endpoint.may_probe(config.keep_alive, now)
+                        && self.interface.poll_at(at, &endpoint.sockets).is_none()
+                    {
+                        endpoint.probe(now, out);
+                    }
+                    return false;
                 }
             }
             endpoint.observe(observed.seen);
-            if probes {
-                endpoint.socket_mut().set_keep_alive(None);
-            }
-            more
+            true
         })
     }
 
@@ -193,9 +187,11 @@ impl Stack {
         let at = self.clock.to_stack(now);
         let at = self.interface.poll_at(at, &endpoint.sockets);
         let at = at.map(|at| self.clock.from_stack(at));
-        let probe = endpoint.probe_at(self.config.keep_alive);
+        let probe = at
+            .is_none()
+            .then(|| endpoint.probe_at(self.config.keep_alive, now));
         let dead = endpoint.dead_at(self.config.dead_after);
-        [at, probe, dead].into_iter().flatten().min()
+        [at, probe.flatten(), dead].into_iter().flatten().min()
     }
 
     fn poll_in(

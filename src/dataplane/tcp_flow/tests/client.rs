@@ -5,12 +5,16 @@ use std::time::{Duration, Instant};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp;
-use smoltcp::wire::{HardwareAddress, IpAddress, IpEndpoint};
+use smoltcp::wire::{HardwareAddress, IpAddress, IpEndpoint, TcpControl};
 
+use super::hand::bare;
 use super::proxy::Seen;
 use super::server::Pace;
 use super::{DOWN, Ends, UP};
 use crate::dataplane::testing::{check, fill};
+
+/// Time between probes of a flow that does not acknowledge.
+const PERSIST: Duration = Duration::from_secs(1);
 
 /// The client's network card.
 struct Card {
@@ -67,6 +71,11 @@ pub(super) struct Client {
     handle: SocketHandle,
     card: Card,
     base: Instant,
+    ends: Option<Ends>,
+    /// What it has sent and heard last.
+    said: Option<Seen>,
+    heard: Option<Seen>,
+    probed_at: Instant,
     /// Bytes it wants to send, all told.
     pub(super) offered: u64,
     /// Bytes of those that its socket has taken.
@@ -111,6 +120,10 @@ impl Client {
             handle,
             card,
             base,
+            ends: None,
+            said: None,
+            heard: None,
+            probed_at: base,
             offered: 0,
             sent: 0,
             finishing: false,
@@ -124,14 +137,8 @@ impl Client {
         }
     }
 
-    /// Probes an idle connection. smoltcp 0.14 needs it to get over a window that was
-    /// reported shut too late, where a kernel has its persist timer.
-    pub(super) fn keep_alive(&mut self) {
-        let interval = smoltcp::time::Duration::from_secs(10);
-        self.socket_mut().set_keep_alive(Some(interval));
-    }
-
     pub(super) fn connect(&mut self, ends: Ends) {
+        self.ends = Some(ends);
         let remote = IpEndpoint::new(
             IpAddress::from(ends.virtual_server.ip()),
             ends.virtual_server.port(),
@@ -179,8 +186,12 @@ impl Client {
 
     /// A packet arrives.
     pub(super) fn take_in(&mut self, packet: Vec<u8>, now: Instant) {
-        if self.misleads(&Seen::read(&packet)) {
+        let seen = Seen::read(&packet);
+        if self.misleads(&seen) {
             return;
+        }
+        if seen.flags.ack() {
+            self.heard = Some(seen);
         }
         self.card.received = Some(packet);
         let at = self.time(now);
@@ -192,6 +203,9 @@ impl Client {
         let sent = std::mem::take(&mut self.card.sent);
         for packet in &sent {
             let seen = Seen::read(packet);
+            if !seen.flags.rst() {
+                self.said = Some(seen);
+            }
             if seen.flags.fin() {
                 self.finish_end = Some(seen.end());
             }
@@ -209,6 +223,7 @@ impl Client {
         let mut busy = self.read(now);
         busy |= self.write_out();
         self.interface.poll(at, &mut self.card, &mut self.sockets);
+        self.persist(now);
         busy || !self.card.sent.is_empty()
     }
 
@@ -220,6 +235,7 @@ impl Client {
             let micros = (at.total_micros() - 1_000_000).max(0) as u64;
             (self.base + Duration::from_micros(micros)).max(now + Duration::from_millis(1))
         });
+        let stack = stack.or_else(|| self.is_owed().then(|| self.probed_at + PERSIST));
         let reading = (self.receive_queue() > 0)
             .then_some(self.reads_at)
             .flatten();
@@ -231,20 +247,48 @@ impl Client {
         smoltcp::time::Instant::from_micros(micros + 1_000_000)
     }
 
-    /// True for what would lead smoltcp 0.14 astray, and no kernel: a repeated
-    /// acknowledgment makes it give up its FIN, and of a segment beyond its window it
-    /// takes the FIN but not the data. netstack has the flow's counter-measures; here
-    /// such a packet is lost.
+    /// True for what would lead smoltcp 0.14 astray, and no kernel: of a segment
+    /// beyond its window it takes the FIN but not the data. netstack has the flow's
+    /// counter-measure; here such a packet is lost.
     fn misleads(&self, seen: &Seen) -> bool {
-        let finishing = matches!(self.state(), tcp::State::FinWait1 | tcp::State::Closing);
-        let gives_up = finishing
-            && self.socket().send_queue() == 0
-            && seen.is_bare()
-            && self
-                .finish_end
-                .is_some_and(|end| end != seen.acknowledgement);
         let beyond = |end: u32| (end.wrapping_sub(seen.end().wrapping_sub(1)) as i32) < 0;
-        gives_up || (seen.flags.fin() && self.window_end.is_some_and(beyond))
+        seen.flags.fin() && self.window_end.is_some_and(beyond)
+    }
+
+    /// True if not all that it has said is acknowledged.
+    fn is_owed(&self) -> bool {
+        let state = self.state();
+        let finishing = matches!(
+            state,
+            tcp::State::FinWait1 | tcp::State::Closing | tcp::State::LastAck
+        );
+        let open = matches!(state, tcp::State::Established | tcp::State::CloseWait);
+        finishing || open && self.socket().send_queue() > 0
+    }
+
+    /// What a kernel's persist timer does, and netstack's probes for the flow:
+    /// smoltcp 0.14 can wait for ever.
+    fn persist(&mut self, now: Instant) {
+        let at = self.time(now);
+        let (Some(ends), Some(said), Some(heard)) = (self.ends, self.said, self.heard) else {
+            return;
+        };
+        if now < self.probed_at + PERSIST
+            || !self.is_owed()
+            || self.interface.poll_at(at, &self.sockets).is_some()
+        {
+            return;
+        }
+        self.probed_at = now;
+        let finish = self.finish_end.filter(|_| self.socket().send_queue() == 0);
+        let packet = match finish {
+            Some(end) => bare(ends, TcpControl::Fin, &said, end.wrapping_sub(1)),
+            None => {
+                let before = heard.acknowledgement.wrapping_sub(1);
+                bare(ends, TcpControl::None, &said, before)
+            }
+        };
+        self.card.sent.push(packet);
     }
 
     fn read(&mut self, now: Instant) -> bool {

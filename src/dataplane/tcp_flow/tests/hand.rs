@@ -160,34 +160,64 @@ impl Hand {
         let mut payload = vec![0; segment.len];
         let place = segment.sequence.wrapping_sub(ISN.wrapping_add(1));
         fill(UP, u64::from(place), &mut payload);
-        let opens = segment.control == TcpControl::Syn;
         let repr = TcpRepr {
-            src_port: self.ends.client.port(),
-            dst_port: self.ends.virtual_server.port(),
             control: segment.control,
             seq_number: TcpSeqNumber(segment.sequence as i32),
             ack_number: segment.acknowledgement.map(|ack| TcpSeqNumber(ack as i32)),
             window_len: segment.window,
-            window_scale: opens.then_some(0),
-            max_seg_size: opens.then_some(1410),
-            sack_permitted: opens,
-            sack_ranges: [None; 3],
-            timestamp: None,
             payload: &payload,
+            ..opening(segment.control == TcpControl::Syn)
         };
-        let source = IpAddress::from(self.ends.client.ip());
-        let destination = IpAddress::from(self.ends.virtual_server.ip());
-        let ip = IpRepr::new(source, destination, IpProtocol::Tcp, repr.buffer_len(), 64);
-        let mut packet = vec![0; ip.buffer_len()];
-        let checksums = ChecksumCapabilities::default();
-        ip.emit(&mut packet, &checksums);
-        let head = ip.header_len();
-        let mut tcp = TcpPacket::new_unchecked(&mut packet[head..]);
-        repr.emit(&mut tcp, &source, &destination, &checksums);
-        packet
+        packet(self.ends, repr)
     }
 
     fn next(&self) -> Option<Instant> {
         self.proxy.armed.into_iter().chain(self.server.next()).min()
     }
+}
+
+/// The options of a segment.
+fn opening(opens: bool) -> TcpRepr<'static> {
+    TcpRepr {
+        src_port: 0,
+        dst_port: 0,
+        control: TcpControl::None,
+        seq_number: TcpSeqNumber(0),
+        ack_number: None,
+        window_len: 0,
+        window_scale: opens.then_some(0),
+        max_seg_size: opens.then_some(1410),
+        sack_permitted: opens,
+        sack_ranges: [None; 3],
+        timestamp: None,
+        payload: &[],
+    }
+}
+
+/// A segment from the client as an IP packet, checksums and all.
+fn packet(ends: Ends, mut repr: TcpRepr<'_>) -> Vec<u8> {
+    repr.src_port = ends.client.port();
+    repr.dst_port = ends.virtual_server.port();
+    let source = IpAddress::from(ends.client.ip());
+    let destination = IpAddress::from(ends.virtual_server.ip());
+    let ip = IpRepr::new(source, destination, IpProtocol::Tcp, repr.buffer_len(), 64);
+    let mut packet = vec![0; ip.buffer_len()];
+    let checksums = ChecksumCapabilities::default();
+    ip.emit(&mut packet, &checksums);
+    let head = ip.header_len();
+    let mut tcp = TcpPacket::new_unchecked(&mut packet[head..]);
+    repr.emit(&mut tcp, &source, &destination, &checksums);
+    packet
+}
+
+/// A bare acknowledgment, or FIN, from a client.
+pub(super) fn bare(ends: Ends, control: TcpControl, like: &Seen, sequence: u32) -> Vec<u8> {
+    let repr = TcpRepr {
+        control,
+        seq_number: TcpSeqNumber(sequence as i32),
+        ack_number: Some(TcpSeqNumber(like.acknowledgement as i32)),
+        window_len: like.window,
+        ..opening(false)
+    };
+    packet(ends, repr)
 }

@@ -127,7 +127,6 @@ proptest! {
         after in prop::collection::vec(step(), 0..6),
     ) {
         let mut world = World::new(setup);
-        world.client.keep_alive();
         let mut over = false;
         let steps = before.into_iter().chain(break_off).chain(after);
         for step in steps {
