@@ -447,11 +447,10 @@ impl<S: ServerSocket> TcpFlow<S> {
         if closed && self.client_reset {
             return Some(Ending::ClientReset);
         }
-        if let Some(kind) = self.server_error
-            && self.server_finished
-        {
+        if let Some(kind) = self.server_error {
             let since = *self.broken_since.get_or_insert(now);
-            if closed || self.endpoint.send_queue() == 0 || now >= since + RESET_GRACE {
+            let delivered = self.server_finished && self.endpoint.send_queue() == 0;
+            if closed || delivered || now >= since + RESET_GRACE {
                 let silent = matches!(
                     kind,
                     ErrorKind::TimedOut

@@ -8,9 +8,10 @@ use smoltcp::wire::{IpAddress, IpProtocol, IpRepr, TcpControl, TcpPacket, TcpRep
 use super::proxy::{Proxy, Seen};
 use super::server::Server;
 use super::world::Setup;
-use super::{Ends, UP};
-use crate::dataplane::testing::fill;
+use super::{DOWN, Ends, UP};
+use crate::dataplane::testing::{check, fill};
 use crate::netstack::TcpState;
+use crate::packet::{IpPacket, TcpSegment};
 
 /// The client's initial sequence number: the stream's 10,000th byte wraps.
 pub(super) const ISN: u32 = u32::MAX - 10_000;
@@ -150,9 +151,20 @@ impl Hand {
             }
         }
         let packets = std::mem::take(&mut self.proxy.wire.packets);
+        packets.iter().for_each(|packet| self.verify(packet));
         let said: Vec<Seen> = packets.iter().map(|packet| Seen::read(packet)).collect();
         self.heard.extend(&said);
         said
+    }
+
+    /// Whatever data the flow sends is the real server's, at its place.
+    fn verify(&self, packet: &[u8]) {
+        let packet = IpPacket::parse(packet).unwrap();
+        let segment = TcpSegment::parse(&packet).unwrap();
+        if !segment.payload.is_empty() {
+            let place = segment.seq.wrapping_sub(self.theirs).wrapping_sub(1);
+            check(DOWN, place.into(), segment.payload);
+        }
     }
 
     /// The segment as an IP packet.

@@ -7,7 +7,7 @@ use super::hand::Hand;
 use super::server::Pace;
 use super::world::{Setup, World};
 use crate::dataplane::tcp_flow::Ending;
-use crate::netstack::TcpState;
+use crate::netstack::{RingSize, TcpState};
 use crate::packet::TcpFlags;
 
 const SOON: Duration = Duration::from_millis(20);
@@ -205,6 +205,34 @@ fn a_reset_does_not_wait_for_a_client_that_does_not_read() {
     });
     // As far as its window allowed.
     assert_eq!(world.client.receive_queue(), 4_000);
+}
+
+/// A send fails while the ring is full and the socket holds more: the flow knows that
+/// its real server is gone, and does not wait for a client that does not read.
+#[test]
+fn a_failed_send_with_a_full_ring_ends_the_flow() {
+    let setup = Setup {
+        client_rings: (4_000, 4_000),
+        rings: RingSize {
+            receive: 10_000,
+            send: 10_000,
+        },
+        ..Setup::default()
+    };
+    let mut world = World::established(setup);
+    let pace = Pace {
+        bytes: 0,
+        every: Duration::from_secs(100_000),
+    };
+    world.client.set_pace(Some(pace), world.now);
+    world.server.write(60_000);
+    world.run_for(Duration::from_secs(5));
+    world.server.fail(ErrorKind::ConnectionReset);
+    let before = world.now;
+    world.client.write(100);
+    world.run_until("the flow ends", |world| world.ending().is_some());
+    assert_eq!(world.ending(), Some(Ending::ServerReset));
+    assert!(world.now - before < Duration::from_secs(2));
 }
 
 /// Its error comes out of a send: the socket then reads as finished.

@@ -168,8 +168,92 @@ fn a_turn_with_nothing_to_do_does_nothing() {
     }
 }
 
+/// A segment that reaches beyond the window: smoltcp 0.14 cuts its data, and would
+/// take its FIN for the end of a stream that lacks bytes.
+#[test]
+fn a_fin_beyond_the_window_is_not_believed() {
+    for ends in [super::Ends::v4(), super::Ends::v6()] {
+        let mut hand = Hand::established(Setup {
+            ends,
+            socket: (SOCKET, 64 << 10),
+            ..Setup::default()
+        });
+        let pace = Pace {
+            bytes: 0,
+            every: Duration::from_secs(100_000),
+        };
+        hand.server.set_pace(Some(pace), hand.now);
+        for sent in [0, 60_000] {
+            hand.say(hand.data(sent, 60_000, 0));
+        }
+        let mut last = hand.data(120_000, 40_000, 0);
+        last.control = TcpControl::Fin;
+        hand.say(last);
+        assert_eq!(hand.proxy.state(), Some(TcpState::Established));
+        hand.server.set_pace(None, hand.now);
+        hand.settle();
+        assert!(!hand.server.look().client_finished);
+        assert!(hand.server.look().taken < 160_000);
+        hand.say(last);
+        assert_eq!(hand.server.look().taken, 160_000);
+        assert!(hand.server.look().client_finished);
+    }
+}
+
+/// The window is reported shut while data is out, and that is lost: smoltcp 0.14's
+/// timer fires into the shut window and is not set again.
+#[test]
+fn a_window_reported_shut_too_late_stalls_nothing() {
+    let mut hand = Hand::established(Setup::default());
+    hand.wait(Duration::from_secs(5));
+    hand.server.write(1_000);
+    assert_eq!(hand.settle().len(), 1);
+    let mut shut = hand.ack(0, 0);
+    shut.window = 0;
+    hand.say(shut);
+    let said = hand.wait(Duration::from_millis(1_500));
+    // Nothing but a probe, before the first byte that is not acknowledged.
+    assert!(!said.is_empty());
+    assert!(
+        said.iter()
+            .all(|seen| seen.is_bare() && seen.sequence == hand.theirs),
+        "{said:?}"
+    );
+    let said = hand.say(hand.ack(0, 0));
+    assert_eq!(said[0].len, 1_000, "{said:?}");
+}
+
+/// A window that shuts over a part of what is out, which is lost: smoltcp 0.14 trades
+/// its timer for window probes, and the timer is gone when the window opens. Its own
+/// keep-alive probe would then put a byte where lost data belongs.
+#[test]
+fn a_window_that_shrinks_stalls_nothing() {
+    let mut hand = Hand::established(Setup::default());
+    hand.server.write(2_000);
+    let said = hand.settle();
+    assert_eq!(said.iter().map(|seen| seen.len).sum::<usize>(), 2_000);
+    let mut shut = hand.ack(0, 1_410);
+    shut.window = 0;
+    hand.say(shut);
+    hand.say(hand.ack(0, 1_410));
+    hand.heard.clear();
+    for _ in 0..4 {
+        hand.wait(Duration::from_millis(1_100));
+        hand.say(hand.ack(0, 1_410));
+    }
+    let place = hand.theirs.wrapping_add(1_411);
+    assert!(hand.heard[0].is_bare() && hand.heard[0].end() == place.wrapping_sub(1));
+    assert!(
+        hand.heard
+            .iter()
+            .any(|seen| seen.sequence == place && seen.len == 590),
+        "it is never repeated: {:?}",
+        hand.heard
+    );
+}
+
 /// The third repeated acknowledgment while only FIN is out: smoltcp 0.14 gives up
-/// the FIN and later puts a probe's byte in its place.
+/// the FIN, and its own keep-alive probe would put a byte in its place.
 #[test]
 fn repeated_acknowledgments_do_not_stop_our_fin() {
     for state in [TcpState::FinWait1, TcpState::Closing, TcpState::LastAck] {
