@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::tcp;
 
-use super::observe::{Seen, behind, without_finish};
+use super::observe::{Seen, behind, with_window, without_finish};
 use super::pool::RingSize;
 
 pub use smoltcp::socket::tcp::State as TcpState;
@@ -246,15 +246,25 @@ impl TcpEndpoint {
         self.heard_at = Some(now);
     }
 
-    /// smoltcp 0.14 cuts the data of a segment that reaches beyond the window and
-    /// believes its FIN nevertheless: the bytes between would be lost without a word.
-    /// Such a segment goes in without its FIN, which the client will repeat.
+    /// What smoltcp 0.14 must see in place of a packet. `None`: the packet itself.
     #[inline]
-    pub(super) fn cuts_finish(&self, packet: &[u8], sequence_end: u32) -> Option<Vec<u8>> {
-        if !behind(self.window_end?, sequence_end) {
-            return None;
+    pub(super) fn mended(&self, packet: &[u8], sequence_end: u32) -> Option<Vec<u8>> {
+        // It cuts the data of a segment that reaches beyond the window and believes
+        // its FIN nevertheless: the bytes between would be lost without a word. The
+        // client will repeat the FIN.
+        let cut = behind(self.window_end?, sequence_end)
+            .then(|| without_finish(packet))
+            .flatten();
+        if self.state() != TcpState::FinWait1 {
+            return cut;
         }
-        without_finish(packet)
+        // A window that is shut when our FIN is acknowledged leaves the timer of window
+        // probes running in FIN_WAIT_2, where it is never set again: once it has fired,
+        // there is a packet to send for ever. The window no longer matters.
+        match self.finish_end {
+            Some(end) => with_window(cut.as_deref().unwrap_or(packet), end).or(cut),
+            None => cut,
+        }
     }
 
     #[inline]

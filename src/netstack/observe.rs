@@ -115,16 +115,31 @@ fn segment(packet: &[u8]) -> Option<Range<usize>> {
 
 /// The packet without FIN. `None` if it carries none. The checksum is not mended.
 pub(super) fn without_finish(packet: &[u8]) -> Option<Vec<u8>> {
+    let (place, tcp) = read(packet)?;
+    tcp.fin()
+        .then(|| changed(packet, place, |tcp| tcp.set_fin(false)))?
+}
+
+/// The packet with a window of 1, if it acknowledges `number` and tells a window of 0.
+/// The checksum is not mended.
+pub(super) fn with_window(packet: &[u8], number: u32) -> Option<Vec<u8>> {
+    let (place, tcp) = read(packet)?;
+    let shut = tcp.ack() && tcp.ack_number().0 as u32 == number && tcp.window_len() == 0;
+    shut.then(|| changed(packet, place, |tcp| tcp.set_window_len(1)))?
+}
+
+fn read(packet: &[u8]) -> Option<(Range<usize>, TcpPacket<&[u8]>)> {
     let place = segment(packet)?;
-    if !TcpPacket::new_checked(packet.get(place.clone())?)
-        .ok()?
-        .fin()
-    {
-        return None;
-    }
+    let tcp = TcpPacket::new_checked(packet.get(place.clone())?).ok()?;
+    Some((place, tcp))
+}
+
+fn changed(
+    packet: &[u8],
+    place: Range<usize>,
+    change: impl FnOnce(&mut TcpPacket<&mut [u8]>),
+) -> Option<Vec<u8>> {
     let mut copy = packet.to_vec();
-    TcpPacket::new_checked(copy.get_mut(place)?)
-        .ok()?
-        .set_fin(false);
+    change(&mut TcpPacket::new_checked(copy.get_mut(place)?).ok()?);
     Some(copy)
 }

@@ -135,8 +135,8 @@ impl Stack {
             return Ok(Ingest::WindowOverrun);
         }
         endpoint.heard(now);
-        let cut = endpoint.cuts_finish(packet, sequence_end);
-        self.poll_in(endpoint, cut.as_deref().unwrap_or(packet), now, out)?;
+        let mended = endpoint.mended(packet, sequence_end);
+        self.poll_in(endpoint, mended.as_deref().unwrap_or(packet), now, out)?;
         Ok(Ingest::Taken)
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use smoltcp::wire::TcpControl;
 
-use super::hand::{Hand, ISN};
+use super::hand::{Hand, ISN, Segment};
 use super::server::Pace;
 use super::world::Setup;
 use crate::dataplane::tcp_flow::Ending;
@@ -119,7 +119,7 @@ fn a_panic_of_the_stack_ends_one_flow() {
     hand.proxy.flow = None;
     let mut other = Hand::new(Setup::default());
     std::mem::swap(&mut other.proxy.stack, &mut hand.proxy.stack);
-    let answer = other.say(super::hand::Segment {
+    let answer = other.say(Segment {
         control: TcpControl::Syn,
         sequence: ISN,
         acknowledgement: None,
@@ -166,6 +166,28 @@ fn a_turn_with_nothing_to_do_does_nothing() {
             assert_eq!(hand.proxy.turns, turns + 1);
         }
     }
+}
+
+/// The window stays shut while the last byte and FIN are acknowledged: smoltcp 0.14's
+/// window probe then fires in FIN_WAIT_2, and is due for ever.
+#[test]
+fn a_shut_window_in_fin_wait_2_does_not_spin() {
+    let mut hand = Hand::established(Setup::default());
+    let shut = |hand: &Hand, got| Segment {
+        window: 0,
+        ..hand.ack(0, got)
+    };
+    hand.server.write(2_000);
+    hand.settle();
+    hand.say(shut(&hand, 1_410));
+    hand.server.finish();
+    hand.settle();
+    hand.say(shut(&hand, 2_001));
+    assert_eq!(hand.proxy.state(), Some(TcpState::FinWait2));
+    let turns = hand.proxy.turns;
+    let said = hand.wait(Duration::from_secs(50));
+    assert_eq!(said, []);
+    assert!(hand.proxy.turns - turns < 10);
 }
 
 /// A segment that reaches beyond the window: smoltcp 0.14 cuts its data, and would
