@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::tcp;
 
-use super::observe::{Seen, behind, with_window, without_finish};
+use super::observe::{
+    Seen, bare_acknowledgement, behind, client_limits, with_window, without_finish,
+};
 use super::pool::RingSize;
 
 pub use smoltcp::socket::tcp::State as TcpState;
@@ -37,6 +39,12 @@ pub struct TcpEndpoint {
     pub(super) our_initial_sequence: u32,
     /// The window of the last segment that told one, as written.
     pub(super) window: u16,
+    /// The largest segment that the client takes.
+    client_segment: usize,
+    /// What the client's windows are shifted by.
+    client_scale: u8,
+    /// Acknowledgment number and window of its last segment that said nothing else.
+    client_said: Option<(u32, u16)>,
     /// What has been said to the client so far.
     pub(super) last_sent: Option<Sent>,
     /// The sequence number behind our FIN, once it has been sent.
@@ -80,6 +88,9 @@ impl TcpEndpoint {
             },
             window_end: None,
             window_scale: 0,
+            client_segment: 0,
+            client_scale: 0,
+            client_said: None,
             heard_at: None,
             probed_at: None,
             our_initial_sequence: 0,
@@ -96,6 +107,7 @@ impl TcpEndpoint {
         self.filled = 0;
         self.window_end = None;
         self.window_scale = 0;
+        self.client_said = None;
         self.heard_at = None;
         self.probed_at = None;
         self.our_initial_sequence = 0;
@@ -244,6 +256,29 @@ impl TcpEndpoint {
     #[inline]
     pub(super) fn heard(&mut self, now: Instant) {
         self.heard_at = Some(now);
+    }
+
+    /// Reads a client's SYN.
+    pub(super) fn learn(&mut self, syn: &[u8]) {
+        (self.client_segment, self.client_scale) = client_limits(syn).unwrap_or((536, 0));
+    }
+
+    /// After three repeated acknowledgments smoltcp 0.14 sends a whole segment, however
+    /// small the client's window is. With the segments of a client of this node, up to
+    /// 64 KiB, all that we send then lies beyond the window, and the client does not
+    /// even look at our acknowledgments. Such a repetition says nothing that the first
+    /// has not said and is kept away; the retransmission timer does the work.
+    #[inline]
+    pub(super) fn overreaches(&mut self, packet: &[u8]) -> bool {
+        let waiting = self.send_queue().min(self.client_segment);
+        if waiting == 0 {
+            return false;
+        }
+        let Some(said) = bare_acknowledgement(packet) else {
+            return false;
+        };
+        let repeated = self.client_said.replace(said) == Some(said);
+        repeated && usize::from(said.1) << self.client_scale < waiting
     }
 
     /// What smoltcp 0.14 must see in place of a packet. `None`: the packet itself.

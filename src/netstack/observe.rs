@@ -113,6 +113,24 @@ fn segment(packet: &[u8]) -> Option<Range<usize>> {
     }
 }
 
+/// What a client's SYN says of itself: the largest segment that it takes, as smoltcp
+/// reads it, and the scale of its windows.
+pub(super) fn client_limits(syn: &[u8]) -> Option<(usize, u8)> {
+    let (_, tcp) = read(syn)?;
+    let options = tcp.options_summary().ok()?;
+    // RFC 9293 section 3.7.1: 536 without the option; 0 is as good as none.
+    let size = options.max_segment_size.filter(|size| *size > 0);
+    let scale = options.window_scale.unwrap_or(0).min(14);
+    Some((usize::from(size.unwrap_or(536)), scale))
+}
+
+/// Acknowledgment number and window of a segment that says nothing else.
+pub(super) fn bare_acknowledgement(packet: &[u8]) -> Option<(u32, u16)> {
+    let (_, tcp) = read(packet)?;
+    let bare = tcp.ack() && tcp.segment_len() == 0 && !tcp.rst();
+    bare.then(|| (tcp.ack_number().0 as u32, tcp.window_len()))
+}
+
 /// The packet without FIN. `None` if it carries none. The checksum is not mended.
 pub(super) fn without_finish(packet: &[u8]) -> Option<Vec<u8>> {
     let (place, tcp) = read(packet)?;

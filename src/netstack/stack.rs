@@ -99,6 +99,7 @@ impl Stack {
         out: &mut impl Transmit,
     ) -> Result<(), Fault> {
         endpoint.initial_sequence = initial_sequence;
+        endpoint.learn(syn);
         endpoint.heard(now);
         endpoint.probed_at = Some(now);
         guarded(|| {
@@ -135,6 +136,9 @@ impl Stack {
             return Ok(Ingest::WindowOverrun);
         }
         endpoint.heard(now);
+        if endpoint.overreaches(packet) {
+            return Ok(Ingest::Taken);
+        }
         let mended = endpoint.mended(packet, sequence_end);
         self.poll_in(endpoint, mended.as_deref().unwrap_or(packet), now, out)?;
         Ok(Ingest::Taken)

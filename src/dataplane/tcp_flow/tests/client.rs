@@ -248,9 +248,18 @@ impl Client {
     }
 
     /// True for what would lead smoltcp 0.14 astray, and no kernel: of a segment
-    /// beyond its window it takes the FIN but not the data. netstack has the flow's
-    /// counter-measure; here such a packet is lost.
+    /// beyond its window it takes the FIN but not the data, and after repeated
+    /// acknowledgments it sends a segment, of 64 KiB, beyond the flow's window. netstack
+    /// has the flow's counter-measures; here such a packet is lost.
     fn misleads(&self, seen: &Seen) -> bool {
+        let repeated = self.heard.is_some_and(|heard| {
+            seen.is_bare()
+                && seen.acknowledgement == heard.acknowledgement
+                && seen.window == heard.window
+        });
+        if repeated && self.card.mtu > 1_500 && self.socket().send_queue() > 0 {
+            return true;
+        }
         let beyond = |end: u32| (end.wrapping_sub(seen.end().wrapping_sub(1)) as i32) < 0;
         seen.flags.fin() && self.window_end.is_some_and(beyond)
     }

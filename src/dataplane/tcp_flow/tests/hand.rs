@@ -33,6 +33,8 @@ pub(super) struct Hand {
     pub(super) proxy: Proxy,
     pub(super) server: Server,
     ends: Ends,
+    /// The MSS in its SYN.
+    largest: u16,
     /// The flow's initial sequence number.
     pub(super) theirs: u32,
     /// Everything the flow has sent so far.
@@ -51,6 +53,7 @@ impl Hand {
             proxy,
             server,
             ends: setup.ends,
+            largest: 1_410,
             theirs: 0,
             heard: Vec::new(),
         }
@@ -58,7 +61,13 @@ impl Hand {
 
     /// The flow has been sent a SYN and has answered.
     pub(super) fn half_open(setup: Setup) -> Self {
+        Self::half_open_with(setup, 1_410)
+    }
+
+    /// As above, with this MSS.
+    pub(super) fn half_open_with(setup: Setup, largest: u16) -> Self {
         let mut hand = Self::new(setup);
+        hand.largest = largest;
         let answer = hand.say(Segment {
             control: TcpControl::Syn,
             sequence: ISN,
@@ -178,7 +187,7 @@ impl Hand {
             ack_number: segment.acknowledgement.map(|ack| TcpSeqNumber(ack as i32)),
             window_len: segment.window,
             payload: &payload,
-            ..opening(segment.control == TcpControl::Syn)
+            ..opening((segment.control == TcpControl::Syn).then_some(self.largest))
         };
         packet(self.ends, repr)
     }
@@ -188,8 +197,8 @@ impl Hand {
     }
 }
 
-/// The options of a segment.
-fn opening(opens: bool) -> TcpRepr<'static> {
+/// The options of a segment; of a SYN with this MSS.
+fn opening(largest: Option<u16>) -> TcpRepr<'static> {
     TcpRepr {
         src_port: 0,
         dst_port: 0,
@@ -197,9 +206,9 @@ fn opening(opens: bool) -> TcpRepr<'static> {
         seq_number: TcpSeqNumber(0),
         ack_number: None,
         window_len: 0,
-        window_scale: opens.then_some(0),
-        max_seg_size: opens.then_some(1410),
-        sack_permitted: opens,
+        window_scale: largest.map(|_| 0),
+        max_seg_size: largest,
+        sack_permitted: largest.is_some(),
         sack_ranges: [None; 3],
         timestamp: None,
         payload: &[],
@@ -229,7 +238,7 @@ pub(super) fn bare(ends: Ends, control: TcpControl, like: &Seen, sequence: u32) 
         seq_number: TcpSeqNumber(sequence as i32),
         ack_number: Some(TcpSeqNumber(like.acknowledgement as i32)),
         window_len: like.window,
-        ..opening(false)
+        ..opening(None)
     };
     packet(ends, repr)
 }

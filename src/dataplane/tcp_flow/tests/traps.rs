@@ -168,6 +168,33 @@ fn a_turn_with_nothing_to_do_does_nothing() {
     }
 }
 
+/// The segments of a client of this node are larger than its window: what three
+/// repeated acknowledgments bring must stay in the window, or the client would not
+/// look at our acknowledgments any more.
+#[test]
+fn repeated_acknowledgments_bring_nothing_beyond_the_window() {
+    let mut hand = Hand::half_open_with(Setup::default(), 65_495);
+    let small = |hand: &Hand, got| Segment {
+        window: 2_000,
+        ..hand.ack(0, got)
+    };
+    hand.say(small(&hand, 0));
+    hand.server.write(40_000);
+    hand.settle();
+    for _ in 0..6 {
+        hand.say(small(&hand, 0));
+    }
+    hand.wait(Duration::from_millis(500));
+    assert!(hand.heard.iter().any(|seen| seen.len > 0));
+    let edge = hand.theirs.wrapping_add(1 + 2_000);
+    for seen in &hand.heard[1..] {
+        assert!(edge.wrapping_sub(seen.end()) <= 2_001, "beyond: {seen:?}");
+    }
+    // And it goes on.
+    let said = hand.say(small(&hand, 2_000));
+    assert_eq!(said.iter().map(|seen| seen.len).sum::<usize>(), 2_000);
+}
+
 /// The window stays shut while the last byte and FIN are acknowledged: smoltcp 0.14's
 /// window probe then fires in FIN_WAIT_2, and is due for ever.
 #[test]
