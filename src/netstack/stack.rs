@@ -10,6 +10,7 @@ use smoltcp::wire::HardwareAddress;
 use super::clock::Clock;
 use super::device::{OnePacket, Outgoing, Transmit};
 use super::endpoint::TcpEndpoint;
+use super::mend::Mended;
 use super::observe::Observed;
 
 /// smoltcp panicked while it worked on one flow. The flow is lost, nothing else.
@@ -136,11 +137,11 @@ impl Stack {
             return Ok(Ingest::WindowOverrun);
         }
         endpoint.heard(now);
-        if endpoint.overreaches(packet) {
-            return Ok(Ingest::Taken);
+        match endpoint.mended(packet, sequence_end) {
+            Mended::AsItIs => self.poll_in(endpoint, packet, now, out)?,
+            Mended::Changed(packet) => self.poll_in(endpoint, &packet, now, out)?,
+            Mended::Withheld => {}
         }
-        let mended = endpoint.mended(packet, sequence_end);
-        self.poll_in(endpoint, mended.as_deref().unwrap_or(packet), now, out)?;
         Ok(Ingest::Taken)
     }
 
