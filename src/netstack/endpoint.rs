@@ -28,7 +28,7 @@ pub struct TcpEndpoint {
     /// until a segment after the SYN-ACK has told it the true window.
     pub(super) window_end: Option<u32>,
     /// What the windows that we tell are shifted by (RFC 7323 section 2).
-    window_scale: u8,
+    pub(super) window_scale: u8,
     /// When the client last said anything at all. (smoltcp 0.14 counts only what it
     /// takes, and would think a client dead that probes our closed window.)
     pub(super) heard_at: Option<Instant>,
@@ -36,8 +36,6 @@ pub struct TcpEndpoint {
     pub(super) probed_at: Option<Instant>,
     /// Our initial sequence number.
     pub(super) our_initial_sequence: u32,
-    /// The window of the last segment that told one, as written.
-    pub(super) window: u16,
     /// The largest segment that the client takes.
     pub(super) client_segment: usize,
     /// What the client's windows are shifted by.
@@ -94,7 +92,6 @@ impl TcpEndpoint {
             heard_at: None,
             probed_at: None,
             our_initial_sequence: 0,
-            window: 0,
             last_sent: None,
             finish_end: None,
         }
@@ -111,7 +108,6 @@ impl TcpEndpoint {
         self.heard_at = None;
         self.probed_at = None;
         self.our_initial_sequence = 0;
-        self.window = 0;
         self.last_sent = None;
         self.finish_end = None;
         let socket = self.socket_mut();
@@ -285,7 +281,6 @@ impl TcpEndpoint {
         if let Some((number, window)) = seen.told
             && !matches!(self.state(), TcpState::Listen | TcpState::SynReceived)
         {
-            self.window = window;
             let window = u32::from(window) << self.window_scale;
             self.window_end = Some(number.wrapping_add(window));
         }

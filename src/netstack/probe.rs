@@ -73,13 +73,14 @@ impl TcpEndpoint {
             }
             _ => (TcpControl::None, self.acknowledged().wrapping_sub(1)),
         };
+        let window = (self.rings().receive - self.receive_queue()) >> self.window_scale;
         let repr = TcpRepr {
             src_port: local.port,
             dst_port: remote.port,
             control,
             seq_number: TcpSeqNumber(sequence as i32),
             ack_number: Some(TcpSeqNumber(sent.acknowledgement as i32)),
-            window_len: self.window,
+            window_len: u16::try_from(window).unwrap_or(u16::MAX),
             window_scale: None,
             max_seg_size: None,
             sack_permitted: false,

@@ -99,7 +99,9 @@ fn take(world: &mut World, step: Step, over: &mut bool) {
 }
 
 fn setup() -> impl Strategy<Value = Setup> {
-    let mtu = prop_oneof![Just(576_usize), Just(1450), Just(65_535)];
+    // A smoltcp with larger segments than the flow's window is no client to learn from:
+    // see netstack's mend.rs.
+    let mtu = prop_oneof![Just(576_usize), Just(1450)];
     let client = prop_oneof![Just(2_000_usize), Just(32 << 10), Just(200_000)];
     let ring = prop_oneof![Just(3_000_usize), Just(40_000), Just(128 << 10)];
     let socket = prop_oneof![Just(700_u64), Just(50_000)];
