@@ -321,6 +321,8 @@ fn command_of(
                 .map(|(name, value)| (name, value)),
         )
         .env_remove("NOTIFY_SOCKET")
+        // Ctrl-C is for whoever runs the lab, which ends the proxy in its time.
+        .process_group(0)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
