@@ -1,0 +1,41 @@
+//! Whole clusters in network namespaces. `cargo test --test cluster -- FILTER`.
+//!
+//! Each file under `tests/cluster/` has a `trials()`; its trials run side by
+//! side, each with clusters of its own. A machine that forbids namespaces or
+//! `/dev/net/tun` fails every one of them, with what to type.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use kube_tun_proxy::lab;
+use libtest_mimic::{Arguments, Trial};
+
+#[path = "cluster/lab.rs"]
+mod lab_itself;
+#[path = "cluster/lab_servers.rs"]
+mod lab_servers;
+
+/// Trials that run at a time unless `--test-threads` says otherwise: more would
+/// only wait for each other's processors.
+const TRIALS_AT_A_TIME: usize = 4;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(TRIALS_AT_A_TIME);
+    let trials: Vec<Trial> = [lab_itself::trials(), lab_servers::trials()]
+        .into_iter()
+        .flatten()
+        .collect();
+    if !arguments.list
+        && let Err(error) = lab::enter().and_then(|()| lab::require_tun())
+    {
+        let mend = error
+            .mend()
+            .map(|mend| format!("\nmend: {mend}"))
+            .unwrap_or_default();
+        // With nobody to read it the exit status still tells.
+        let _ = writeln!(io::stderr(), "{error}{mend}");
+        return ExitCode::FAILURE;
+    }
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
