@@ -92,6 +92,12 @@ pub enum AppError {
     /// The workers did not start.
     #[error("cannot start the data plane")]
     Dataplane(#[from] StartError),
+    /// A worker cannot go on, as when somebody has deleted the device.
+    #[error("the data plane has failed: {reason}")]
+    Worker {
+        /// What the worker says.
+        reason: String,
+    },
     /// Signals cannot be handled.
     #[error("cannot handle signals")]
     Signals(#[source] io::Error),
@@ -121,7 +127,11 @@ impl AppError {
             Self::Healthz { source, .. } => healthz_mend(source).map(str::to_owned),
             Self::AdminSocket(_) => Some("choose another path with --admin-socket PATH".to_owned()),
             Self::Tun(error) => error.mend(),
-            Self::Dataplane(_) | Self::Signals(_) | Self::Ended { .. } | Self::Panicked(_) => None,
+            Self::Dataplane(_)
+            | Self::Worker { .. }
+            | Self::Signals(_)
+            | Self::Ended { .. }
+            | Self::Panicked(_) => None,
         }
     }
 }
@@ -184,7 +194,7 @@ impl App {
         }
         let view = ProxyView {
             table: Arc::clone(&table),
-            dataplane: Arc::clone(&dataplane),
+            dataplane: Arc::downgrade(&dataplane),
         };
         let serving = admin_socket.serve(Arc::new(view));
         tasks.spawn(async { ("the admin server", serving.await.err()) });
@@ -241,6 +251,7 @@ impl App {
         let stopped = tokio::select! {
             signal = signals.stop() => Ok(signal),
             ended = self.tasks.join_next() => Err(why_ended(ended)),
+            reason = self.dataplane.failed() => Err(AppError::Worker { reason }),
             never = announced => match never {},
         };
         notify(NotifyState::Stopping);
@@ -253,8 +264,9 @@ impl App {
             Err(error) => Err(error),
         };
         self.tasks.shutdown().await;
+        // The last handle joins the workers' threads.
         let dataplane = self.dataplane;
-        spawn_blocking(move || dataplane.stop()).await?;
+        spawn_blocking(move || drop(dataplane)).await?;
         info!("stopped");
         result
     }
@@ -263,7 +275,6 @@ impl App {
     /// or until the next signal.
     async fn drain(&mut self, signals: &mut Signals) -> Result<(), AppError> {
         self.table.set_draining(true);
-        self.dataplane.begin_drain();
         let drained = timeout(self.config.drain_timeout, self.dataplane.drained());
         tokio::select! {
             drained = drained => {
@@ -277,6 +288,7 @@ impl App {
                 Ok(())
             }
             ended = self.tasks.join_next() => Err(why_ended(ended)),
+            reason = self.dataplane.failed() => Err(AppError::Worker { reason }),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The program as it is called: exit status, and what goes to which stream.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
+
 use std::fs;
 use std::process::{Command, Output};
 

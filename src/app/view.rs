@@ -1,6 +1,6 @@
 //! What the admin socket is shown of table and data plane.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::admin::api;
 use crate::admin::socket::View;
@@ -11,7 +11,8 @@ use crate::ipvs::{RealServerView, Table, VirtualServerView};
 #[derive(Debug)]
 pub(super) struct ProxyView {
     pub(super) table: Arc<Table>,
-    pub(super) dataplane: Arc<Dataplane>,
+    /// Weak, since a connection that lingers must not keep the workers alive.
+    pub(super) dataplane: Weak<Dataplane>,
 }
 
 impl View for ProxyView {
@@ -21,7 +22,10 @@ impl View for ProxyView {
     }
 
     async fn flows(&self) -> Vec<api::Flow> {
-        let mut flows = self.dataplane.flows().await;
+        let Some(dataplane) = self.dataplane.upgrade() else {
+            return Vec::new();
+        };
+        let mut flows = dataplane.flows().await;
         flows.sort_unstable_by_key(|flow| (flow.protocol, flow.client, flow.virtual_server));
         flows.iter().map(flow).collect()
     }
