@@ -9,8 +9,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::config::RunArgs;
 
 mod list;
+mod run;
 
 /// A Kubernetes service proxy in userspace: no kernel module, no netfilter, no eBPF.
 #[derive(Debug, Parser)]
@@ -25,6 +27,8 @@ const EXIT_STATUS: &str = "Exit status: 0 done; 1 failed at run time; 2 wrong us
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Carry the traffic of services on this node
+    Run(Box<RunArgs>),
     /// List the virtual servers, or the flows, of the proxy that runs here
     List(list::ListArgs),
 }
@@ -33,6 +37,7 @@ enum Command {
 /// status.
 pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
+        Command::Run(args) => run::run(*args),
         Command::List(args) => list::run(&args),
     };
     match done {

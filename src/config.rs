@@ -4,14 +4,17 @@
 //! [`Config::try_from`] settles what is left to defaults of the machine and
 //! what concerns several options. Nothing after that looks at text again.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use nix::sys::resource::{Resource, getrlimit};
 use thiserror::Error;
+
+use crate::ipvs::SchedulerKind;
 
 mod args;
 pub mod duration;
@@ -29,6 +32,14 @@ const TCPFIN_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// UDP timeout when the flag says 0: that of IPVS (`ip_vs_proto_udp.c`).
 const UDP_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Most flows when the flag is not given: twice as many as there are ports for
+/// connections to one real server (28,232, ip-sysctl.rst ip_local_port_range).
+const MAX_FLOWS: u64 = 65_536;
+
+/// Open files that are not flows: queues, logs, listeners, watches, netlink, and
+/// up to 256 workers with an epoll instance and a wake-up each.
+pub const RESERVED_FILES: u64 = 1024;
 
 /// Everything that `run` was told, checked.
 #[derive(Clone, Debug)]
@@ -58,10 +69,8 @@ pub struct Config {
 pub struct TunConfig {
     /// Its name.
     pub name: InterfaceName,
-    /// Its IPv4 address, if it is to have one.
-    pub ipv4: Option<Ipv4Addr>,
-    /// Its IPv6 address, if it is to have one.
-    pub ipv6: Option<Ipv6Addr>,
+    /// Its addresses, as far as they were given: at most one of each family.
+    pub addresses: Vec<IpAddr>,
     /// Queues, and so workers.
     pub workers: NonZeroUsize,
 }
@@ -69,6 +78,8 @@ pub struct TunConfig {
 /// What concerns flows.
 #[derive(Clone, Debug)]
 pub struct FlowConfig {
+    /// Who chooses among real servers.
+    pub scheduler: SchedulerKind,
     /// Source address towards real servers.
     pub masquerade_source: MasqueradeSource,
     /// Whether pods are served.
@@ -156,18 +167,17 @@ impl TryFrom<RunArgs> for Config {
             let path = manifests;
             return Err(ConfigError::Source { path, source });
         }
-        let (ipv4, ipv6) = tun_addresses(&args.tun_address)?;
         Ok(Self {
             manifests,
             node_name: args.hostname_override.map_or_else(host_name, Ok)?,
             service_cidrs: service_cidrs(args.service_cidr)?,
             tun: TunConfig {
                 name: args.tun_name,
-                ipv4,
-                ipv6,
+                addresses: tun_addresses(args.tun_address)?,
                 workers: workers(args.workers),
             },
             flows: FlowConfig {
+                scheduler: args.ipvs_scheduler,
                 masquerade_source: args.masquerade_source,
                 pod_traffic: args.pod_traffic,
                 tcp_timeout: non_zero(args.ipvs_tcp_timeout),
@@ -176,7 +186,7 @@ impl TryFrom<RunArgs> for Config {
                 connect_attempts: args.connect_attempts,
                 connect_timeout: args.connect_timeout,
                 answer_ping: args.answer_ping,
-                max_flows: usize::try_from(args.max_flows).unwrap_or(usize::MAX),
+                max_flows: max_flows(args.max_flows),
                 max_memory: args.max_memory,
             },
             healthz_bind_address: args.healthz_bind_address.0,
@@ -203,20 +213,15 @@ fn service_cidrs(mut cidrs: Vec<IpNet>) -> Result<Vec<IpNet>, ConfigError> {
     Ok(cidrs)
 }
 
-fn tun_addresses(
-    addresses: &[IpAddr],
-) -> Result<(Option<Ipv4Addr>, Option<Ipv6Addr>), ConfigError> {
-    let (mut ipv4, mut ipv6) = (None, None);
-    for &second in addresses {
-        let before = match second {
-            IpAddr::V4(address) => ipv4.replace(address).map(IpAddr::V4),
-            IpAddr::V6(address) => ipv6.replace(address).map(IpAddr::V6),
-        };
-        if let Some(first) = before {
+fn tun_addresses(addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, ConfigError> {
+    for (at, second) in addresses.iter().enumerate() {
+        let mut before = addresses.iter().take(at);
+        if let Some(first) = before.find(|a| a.is_ipv4() == second.is_ipv4()) {
+            let (first, second) = (*first, *second);
             return Err(ConfigError::TunAddressTwice { first, second });
         }
     }
-    Ok((ipv4, ipv6))
+    Ok(addresses)
 }
 
 /// The workers asked for, or one for each CPU that this process may use.
@@ -226,6 +231,15 @@ fn workers(asked: Option<u64>) -> NonZeroUsize {
         .and_then(NonZeroUsize::new)
         .or_else(|| thread::available_parallelism().ok())
         .unwrap_or(NonZeroUsize::MIN)
+}
+
+/// The flows asked for, or what open files leave room for up to [`MAX_FLOWS`].
+fn max_flows(asked: Option<u64>) -> usize {
+    let flows = asked.unwrap_or_else(|| {
+        let hard = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(_, hard)| hard);
+        MAX_FLOWS.min(hard.saturating_sub(RESERVED_FILES)).max(1)
+    });
+    usize::try_from(flows).unwrap_or(usize::MAX)
 }
 
 fn host_name() -> Result<String, ConfigError> {

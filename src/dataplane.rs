@@ -30,8 +30,9 @@ mod view;
 mod worker;
 
 pub use handle::{Dataplane, StartError};
+pub use server_socket::{KernelSocket, ServerSocket};
 pub use stats::Counters;
-pub use tcp_flow::{Ending, TcpTimeouts};
+pub use tcp_flow::{Ending, Progress, TcpFlow, TcpTimeouts};
 pub use view::FlowView;
 
 use crate::ipvs::Table;
@@ -80,8 +81,14 @@ pub enum Masquerade {
 impl From<IpAddr> for Masquerade {
     fn from(address: IpAddr) -> Self {
         match address {
-            IpAddr::V4(v4) => Self::Address { v4: Some(v4), v6: None },
-            IpAddr::V6(v6) => Self::Address { v4: None, v6: Some(v6) },
+            IpAddr::V4(v4) => Self::Address {
+                v4: Some(v4),
+                v6: None,
+            },
+            IpAddr::V6(v6) => Self::Address {
+                v4: None,
+                v6: Some(v6),
+            },
         }
     }
 }

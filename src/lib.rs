@@ -6,6 +6,7 @@
 //! [`packet`]; [`dataplane`] → [`ipvs`], [`netstack`], [`packet`], [`tun`].
 
 pub mod admin;
+pub mod app;
 pub mod cli;
 pub mod config;
 pub mod dataplane;

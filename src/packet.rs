@@ -3,7 +3,7 @@
 //! Reading: [`IpPacket::parse`] checks a packet once; [`TcpSegment`], [`UdpDatagram`] and
 //! [`Echo`] read on from there, without allocating and without panicking whatever the bytes.
 //! Writing: every answer that the proxy gives without a TCP endpoint of its own
-//! ([`echo_reply`], [`unreachable`], [`tcp_reset`]) and the headers of its UDP datagrams
+//! ([`echo_reply`], [`unreachable()`], [`tcp_reset`]) and the headers of its UDP datagrams
 //! ([`udp_header`], [`udp_fragments_v6`]).
 //! Two small pieces of state, each owned by one worker and given the time as an argument:
 //! [`FragmentStore`] puts IP fragments together, [`ErrorLimiter`] bounds the errors that we
@@ -23,6 +23,12 @@ mod reply;
 mod tcp;
 mod udp;
 
+#[cfg(test)]
+mod samples;
+
+#[cfg(test)]
+mod proptests;
+
 pub use checksum::{ipv4_header_checksum_ok, pseudo_header_sum, transport_checksum_ok};
 pub use cut::{fragment_v6, udp_fragments_v6};
 pub use fragment::{FragmentDrop, FragmentLimits, FragmentOutcome, FragmentStore};
@@ -31,7 +37,7 @@ pub use icmp::{Echo, Unreachable, echo_reply, port_unreachable, udp_unreachable,
 pub use ip::{FragmentInfo, IpPacket, Malformed};
 pub use limiter::{ErrorLimiter, ErrorLimits, OriginatedError, Rate};
 pub use reply::NoReply;
-pub use tcp::{TcpFlags, TcpSegment, tcp_reset};
+pub use tcp::{TcpFlags, TcpSegment, tcp_ack, tcp_reset};
 pub use udp::{ChecksumMode, UDP_CHECKSUM_OFFSET, UDP_HEADER_LEN, UdpDatagram, udp_header};
 
 /// Protocol numbers as IPv4's protocol field and IPv6's next header field carry them

@@ -1,1 +1,20 @@
 //! Where objects come from: manifests today.
+//!
+//! A source reads objects, turns them into the compact forms of
+//! [`crate::service`] at once and hands them over in [`Batch`]es. What it cannot
+//! read it reports itself; what makes no sense in an object it could read is the
+//! index's to say, with the origin that travels with each object.
+
+pub mod manifests;
+
+use crate::service::object::Event;
+
+/// Events that belong together: to be applied as one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// What happened.
+    pub events: Vec<Event>,
+    /// With this batch the state is complete: everything there was at the start
+    /// has been sent. Nothing may be served before; it stays true afterwards.
+    pub initial_complete: bool,
+}

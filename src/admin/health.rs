@@ -187,7 +187,7 @@ fn readyz(State(health): State<Health>) -> Ready<Response> {
     if blockers.is_empty() {
         return ready((StatusCode::OK, "ready\n").into_response());
     }
-    let body = format!("not ready, waiting for: {}\n", blockers.join(", "));
+    let body = format!("not ready: {}\n", blockers.join(", "));
     ready((StatusCode::SERVICE_UNAVAILABLE, body).into_response())
 }
 

@@ -13,14 +13,13 @@ use ipnet::IpNet;
 use super::values::{
     InterfaceName, ListenAddress, LogFormat, MasqueradeSource, PodTraffic, duration_or_zero,
     healthz_bind_address, interface_name, masquerade_source, memory, node_name, positive_duration,
-    service_cidr, tun_address,
+    scheduler, service_cidr, tun_address,
 };
+use crate::ipvs::SchedulerKind;
+use crate::tun::MAX_QUEUES;
 
 /// Where a running proxy is asked, unless told otherwise.
 pub const ADMIN_SOCKET: &str = "/run/kube-tun-proxy/admin.sock";
-
-/// Most queues a TUN device can have: MAX_TAP_QUEUES (linux/if_tap.h).
-const WORKERS_MAX: u64 = 256;
 
 /// The options of `run`. Durations are written as Go writes them (500ms, 1s,
 /// 1m30s, 0).
@@ -60,24 +59,25 @@ pub struct RunArgs {
     ///
     /// A flow stays on one worker. More workers than CPUs only add switching.
     /// Between 1 and 256; default: the CPUs that this process may use.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=WORKERS_MAX), help_heading = "Device")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MAX_QUEUES as u64), help_heading = "Device")]
     pub(super) workers: Option<u64>,
 
     /// Address of the TUN device, one of each family at most
     ///
     /// The node's own connections to services come from it, which only this
-    /// proxy sees. Without it the kernel takes an address of another interface;
-    /// a node that has none of that family cannot reach services of that family
-    /// then. It must not be an address that a service may get.
+    /// proxy sees: it never leaves the node. Default: 169.254.84.78 and
+    /// fdaf:df1a:d6a2::1. With an address that lies in --service-cidr or that
+    /// another interface has, run ends with status 3.
     #[arg(long, value_name = "ADDR", value_delimiter = ',', value_parser = tun_address, help_heading = "Device")]
     pub(super) tun_address: Vec<IpAddr>,
 
     /// Source address of connections to real servers: auto, an interface or an address
     ///
     /// auto: what the route to the real server prefers, as MASQUERADE does. An
-    /// interface: its address of the real server's family. An address: itself,
-    /// and auto for the other family. If the node has no such address, every
-    /// attempt to reach a real server fails.
+    /// interface: its address of the real server's family. An address, or one of
+    /// each family with a comma between: itself. Real servers of a family without
+    /// an address are not reached, and none at all with an address that the node
+    /// does not have.
     #[arg(long, value_name = "SOURCE", default_value = "auto", value_parser = masquerade_source, help_heading = "Device")]
     pub(super) masquerade_source: MasqueradeSource,
 
@@ -94,6 +94,12 @@ pub struct RunArgs {
         help_heading = "Flows"
     )]
     pub(super) pod_traffic: PodTraffic,
+
+    /// Who chooses among the real servers of a service: rr, wrr, lc, wlc, sed, nq, sh, dh or mh
+    ///
+    /// Each as the kernel's of that name. It holds for all services.
+    #[arg(long, value_name = "NAME", default_value = "rr", value_parser = scheduler, help_heading = "Flows")]
+    pub(super) ipvs_scheduler: SchedulerKind,
 
     /// Longest time a TCP connection may be idle; 0 is for ever
     ///
@@ -149,10 +155,11 @@ pub struct RunArgs {
     /// Most flows at a time, TCP and UDP together
     ///
     /// Above it new flows are refused and counted; those that run are not
-    /// touched. Each takes a file descriptor: the hard limit on open files
-    /// (RLIMIT_NOFILE) has to be higher, and a warning says so if it is not.
-    #[arg(long, value_name = "N", default_value_t = 65_536, value_parser = clap::value_parser!(u64).range(1..), help_heading = "Flows")]
-    pub(super) max_flows: u64,
+    /// touched. Each takes a file descriptor. Default: 65536, or what the hard
+    /// limit on open files (RLIMIT_NOFILE) leaves room for if that is less; a
+    /// warning tells when more is asked for than there is room.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Flows")]
+    pub(super) max_flows: Option<u64>,
 
     /// Most memory for the buffers of all flows
     ///

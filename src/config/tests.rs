@@ -1,4 +1,5 @@
 use std::error::Error;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use clap::Parser;
 
@@ -44,7 +45,8 @@ fn defaults_are_those_of_the_contract() {
     let config = ok(&[]);
     assert_eq!(config.service_cidrs, ["10.0.0.0/16".parse().unwrap()]);
     assert_eq!(config.tun.name.as_str(), "svc-tun0");
-    assert_eq!((config.tun.ipv4, config.tun.ipv6), (None, None));
+    assert!(config.tun.addresses.is_empty());
+    assert_eq!(config.flows.scheduler, SchedulerKind::Rr);
     assert!(config.tun.workers.get() >= 1);
     assert_eq!(config.flows.masquerade_source, MasqueradeSource::Auto);
     assert_eq!(config.flows.pod_traffic, PodTraffic::Auto);
@@ -63,6 +65,9 @@ fn defaults_are_those_of_the_contract() {
         Some("/run/kube-tun-proxy/admin.sock")
     );
     assert_eq!(config.log_format, LogFormat::Text);
+    assert!((1..=65_536).contains(&config.flows.max_flows));
+    assert_eq!(config.flows.max_memory, 1 << 30);
+    assert_eq!(config.drain_timeout, Duration::from_secs(20));
 }
 
 #[test]
@@ -148,8 +153,8 @@ fn tun_names() {
 #[test]
 fn tun_addresses_one_of_each_family() {
     let config = ok(&["--tun-address", "10.9.0.1,fd09::1"]);
-    assert_eq!(config.tun.ipv4, Some(Ipv4Addr::new(10, 9, 0, 1)));
-    assert_eq!(config.tun.ipv6, Some("fd09::1".parse().unwrap()));
+    let both: [IpAddr; 2] = ["10.9.0.1".parse().unwrap(), "fd09::1".parse().unwrap()];
+    assert_eq!(config.tun.addresses, both);
 
     refused(
         &["--tun-address", "10.9.0.1", "--tun-address", "10.9.0.2"],
@@ -172,24 +177,40 @@ fn workers_within_what_a_device_has() {
 #[test]
 fn masquerade_sources() {
     let source = |text| ok(&["--masquerade-source", text]).flows.masquerade_source;
+    let (v4, v6) = (Ipv4Addr::new(10, 1, 15, 0), Ipv6Addr::LOCALHOST);
+    let addresses = |v4, v6| MasqueradeSource::Address { v4, v6 };
     assert_eq!(source("auto"), MasqueradeSource::Auto);
-    assert_eq!(
-        source("10.1.15.0"),
-        MasqueradeSource::Address(Ipv4Addr::new(10, 1, 15, 0).into())
-    );
-    for text in ["flannel.1", "auto", "fd00::1"] {
-        assert_eq!(source(text).to_string(), text);
-    }
-    assert!(matches!(
-        source("flannel.1"),
-        MasqueradeSource::Interface(_)
-    ));
-    for value in ["", "0.0.0.0", "a/b", "a_name_that_is_too_long"] {
+    assert_eq!(source("10.1.15.0"), addresses(Some(v4), None));
+    assert_eq!(source("::1"), addresses(None, Some(v6)));
+    assert_eq!(source("::1,10.1.15.0"), addresses(Some(v4), Some(v6)));
+    let MasqueradeSource::Interface(name) = source("flannel.1") else {
+        panic!("flannel.1 is an interface")
+    };
+    assert_eq!(name.as_str(), "flannel.1");
+    for (value, reason) in [
+        ("", "is empty"),
+        ("0.0.0.0", "can come from"),
+        ("10.0.0.1,10.0.0.2", "two addresses of one family"),
+        ("10.0.0.1,eth0", "\"eth0\", which is no IP address"),
+        ("a/b", "contains '/'"),
+        ("a_name_that_is_too_long", "has 23 bytes"),
+    ] {
         refused(
             &["--masquerade-source", value],
-            &["--masquerade-source", value],
+            &["--masquerade-source", value, reason],
         );
     }
+}
+
+#[test]
+fn schedulers() {
+    let scheduler = |text| ok(&["--ipvs-scheduler", text]).flows.scheduler;
+    assert_eq!(scheduler("wlc"), SchedulerKind::Wlc);
+    assert_eq!(scheduler(""), SchedulerKind::Rr);
+    refused(
+        &["--ipvs-scheduler=best"],
+        &["--ipvs-scheduler", "best", "one of rr"],
+    );
 }
 
 #[test]

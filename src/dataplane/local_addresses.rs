@@ -34,7 +34,9 @@ impl LocalAddresses {
 
 /// The addresses of one interface, or of all.
 pub(super) fn interface_addresses(interface: Option<&str>) -> HashSet<IpAddr> {
-    let Ok(addresses) = getifaddrs() else { return HashSet::new() };
+    let Ok(addresses) = getifaddrs() else {
+        return HashSet::new();
+    };
     addresses
         .filter(|entry| interface.is_none_or(|name| entry.interface_name == name))
         .filter_map(|entry| {

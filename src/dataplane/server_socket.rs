@@ -34,9 +34,9 @@ pub trait ServerSocket {
 
 /// After this much silence a real server is probed: as Telepresence and tun2socks
 /// do (kube-proxy itself leaves it to the ends).
-pub const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(60);
+pub(super) const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(60);
 /// Time between two probes.
-pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+pub(super) const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// Unanswered probes after which the real server is dead.
 const KEEP_ALIVE_COUNT: u32 = 9;
 

@@ -17,7 +17,7 @@ pub(super) struct WorkerStats {
 }
 
 impl WorkerStats {
-    pub(super) fn drop(&self, reason: DropReason) {
+    pub(super) fn dropped(&self, reason: DropReason) {
         add(&self.dropped[reason as usize]);
     }
 
@@ -57,7 +57,10 @@ pub struct Counters {
 impl Counters {
     pub(super) fn sum<'a>(workers: impl Iterator<Item = &'a WorkerStats> + Clone) -> Self {
         let sum = |get: &dyn Fn(&WorkerStats) -> &AtomicU64| -> u64 {
-            workers.clone().map(|stats| get(stats).load(Ordering::Relaxed)).sum()
+            workers
+                .clone()
+                .map(|stats| get(stats).load(Ordering::Relaxed))
+                .sum()
         };
         Self {
             dropped: DropReason::ALL

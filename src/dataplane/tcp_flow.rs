@@ -13,9 +13,6 @@ use std::time::{Duration, Instant};
 use super::server_socket::ServerSocket;
 use crate::netstack::{Fault, Ingest, Stack, TcpEndpoint, TcpState, Transmit};
 
-#[cfg(test)]
-mod tests;
-
 /// Bytes that one turn may read from the real server before other flows have
 /// theirs: two super-packets.
 const TURN_BYTES: usize = 128 << 10;
@@ -149,7 +146,10 @@ impl<S: ServerSocket> TcpFlow<S> {
     ///
     /// # Errors
     /// When smoltcp panics.
-    #[expect(clippy::too_many_arguments, reason = "what makes a connection is that many things")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what makes a connection is that many things"
+    )]
     pub fn open(
         mut endpoint: TcpEndpoint,
         server: S,
@@ -227,8 +227,8 @@ impl<S: ServerSocket> TcpFlow<S> {
         now: Instant,
         out: &mut impl Transmit,
     ) -> Result<Progress, Fault> {
-        self.to_server();
-        let mut more = self.to_client(now);
+        self.move_to_server();
+        let mut more = self.move_to_client(now);
         if !self.keeps_unread(now) {
             more |= stack.egress(&mut self.endpoint, now, out, TURN_PACKETS)?;
         }
@@ -240,7 +240,11 @@ impl<S: ServerSocket> TcpFlow<S> {
             self.kept_alive = true;
             self.server.keep_alive();
         }
-        Ok(if more { Progress::More } else { Progress::Waiting })
+        Ok(if more {
+            Progress::More
+        } else {
+            Progress::Waiting
+        })
     }
 
     /// When the flow wants a turn though nothing has happened to it.
@@ -285,11 +289,6 @@ impl<S: ServerSocket> TcpFlow<S> {
         self.server.reset_on_close();
     }
 
-    /// The connection to the real server.
-    pub fn server(&self) -> &S {
-        &self.server
-    }
-
     /// The client's side.
     pub fn endpoint(&self) -> &TcpEndpoint {
         &self.endpoint
@@ -313,6 +312,24 @@ impl<S: ServerSocket> TcpFlow<S> {
         self.client_finished || self.server_finished
     }
 
+    /// True once both ends have finished sending and everything is delivered.
+    pub fn is_finished(&self) -> bool {
+        self.finish_sent && self.server_finished
+    }
+
+    /// The state as `ipvsadm -Lnc` names it.
+    pub fn state_name(&self) -> &'static str {
+        match self.endpoint.state() {
+            TcpState::Listen | TcpState::SynSent | TcpState::SynReceived => "SYN_RECV",
+            TcpState::Established => "ESTABLISHED",
+            TcpState::FinWait1 | TcpState::FinWait2 => "FIN_WAIT",
+            TcpState::CloseWait => "CLOSE_WAIT",
+            TcpState::Closing | TcpState::LastAck => "LAST_ACK",
+            TcpState::TimeWait => "TIME_WAIT",
+            TcpState::Closed => "CLOSE",
+        }
+    }
+
     /// Bytes that the real server has been given.
     pub fn bytes_in(&self) -> u64 {
         self.bytes_in
@@ -329,7 +346,7 @@ impl<S: ServerSocket> TcpFlow<S> {
     }
 
     /// From the receive ring into the socket.
-    fn to_server(&mut self) {
+    fn move_to_server(&mut self) {
         while self.writable && self.server_error.is_none() && self.endpoint.receive_queue() > 0 {
             let server = &mut self.server;
             let sent = self.endpoint.receive(|bytes| match server.send(bytes) {
@@ -338,11 +355,9 @@ impl<S: ServerSocket> TcpFlow<S> {
             });
             match sent {
                 Some(Ok(count)) => self.bytes_in += count as u64,
-                Some(Err(error)) => match error.kind() {
-                    ErrorKind::WouldBlock => self.writable = false,
-                    ErrorKind::Interrupted => {}
-                    _ => self.server_failed(&error),
-                },
+                Some(Err(error)) if error.kind() == ErrorKind::WouldBlock => self.writable = false,
+                Some(Err(error)) if error.kind() == ErrorKind::Interrupted => {}
+                Some(Err(error)) => self.server_failed(&error),
                 None => break,
             }
         }
@@ -355,7 +370,7 @@ impl<S: ServerSocket> TcpFlow<S> {
     }
 
     /// From the socket into the send ring. True when the budget stopped it.
-    fn to_client(&mut self, now: Instant) -> bool {
+    fn move_to_client(&mut self, now: Instant) -> bool {
         let mut budget = TURN_BYTES;
         while self.readable && !self.server_finished && self.endpoint.send_room() > 0 {
             if budget == 0 {
@@ -383,14 +398,12 @@ impl<S: ServerSocket> TcpFlow<S> {
                     // A short read has emptied the socket; what comes later is told.
                     self.readable = count == limit || self.read_closed;
                 }
-                Some(Err(error)) => match error.kind() {
-                    ErrorKind::WouldBlock => self.readable = false,
-                    ErrorKind::Interrupted => {}
-                    _ => {
-                        self.server_failed(&error);
-                        self.server_finished = true;
-                    }
-                },
+                Some(Err(error)) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
+                Some(Err(error)) if error.kind() == ErrorKind::Interrupted => {}
+                Some(Err(error)) => {
+                    self.server_failed(&error);
+                    self.server_finished = true;
+                }
                 None => break,
             }
         }
@@ -400,7 +413,7 @@ impl<S: ServerSocket> TcpFlow<S> {
     /// A failed send or receive. What the real server sent before its RST is still
     /// in the socket: it is read before the flow ends.
     fn server_failed(&mut self, error: &io::Error) {
-        self.server_error.get_or_insert(error.kind());
+        self.server_error = self.server_error.or_else(|| Some(error.kind()));
         self.readable = true;
         self.read_closed = true;
     }
@@ -422,27 +435,30 @@ impl<S: ServerSocket> TcpFlow<S> {
             state,
             TcpState::Listen | TcpState::SynReceived | TcpState::Closed
         );
-        let both_finished = self.finish_sent && self.server_finished;
+        let both_finished = self.is_finished();
         if let Some(kind) = self.server_error
             && self.server_finished
         {
-            return Some(match kind {
-                ErrorKind::TimedOut | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
-                    Ending::ServerTimeout
-                }
-                _ => Ending::ServerReset,
+            let silent = matches!(
+                kind,
+                ErrorKind::TimedOut | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable
+            );
+            return Some(if silent {
+                Ending::ServerTimeout
+            } else {
+                Ending::ServerReset
             });
         }
-        match state {
-            TcpState::TimeWait if both_finished => return Some(Ending::Closed),
-            TcpState::Closed if both_finished => return Some(Ending::Closed),
-            TcpState::Closed | TcpState::Listen if self.client_reset => {
-                return Some(Ending::ClientReset);
-            }
-            // Acknowledged to the last byte, but the real server has not taken all.
-            TcpState::Closed if self.client_finished && self.server_finished => {}
-            TcpState::Closed => return Some(Ending::ClientTimeout),
-            _ => {}
+        let closed = matches!(state, TcpState::Closed | TcpState::Listen);
+        if both_finished && (closed || state == TcpState::TimeWait) {
+            return Some(Ending::Closed);
+        }
+        if closed && self.client_reset {
+            return Some(Ending::ClientReset);
+        }
+        // Acknowledged to the last byte, though the real server has not taken all.
+        if closed && !(self.client_finished && self.server_finished) {
+            return Some(Ending::ClientTimeout);
         }
         if !self.established && now >= self.opened + HANDSHAKE_TIMEOUT {
             return Some(Ending::HandshakeTimeout);

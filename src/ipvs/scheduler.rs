@@ -25,6 +25,8 @@ mod wlc;
 mod wrr;
 
 #[cfg(test)]
+mod proptests;
+#[cfg(test)]
 mod tests;
 
 use std::fmt;

@@ -77,10 +77,10 @@ impl State {
     /// Programs the endpoints: `wanted` take new flows, `serving` keep the ones
     /// they have.
     pub(super) fn set_real_servers(&mut self, wanted: &[SocketAddr], serving: &[SocketAddr]) {
+        // Before, so that one that comes back without a flow starts anew.
+        self.forget_idle();
         self.set_rotation(wanted);
-        // Whoever has a flow holds the real server; nobody else can get hold of
-        // one that only this list has.
-        self.draining.retain(|server| Arc::strong_count(server) > 1);
+        self.forget_idle();
         if serving.is_empty() {
             // kube-proxy's rule: without any serving endpoint, nothing is stale.
             return;
@@ -173,6 +173,13 @@ impl State {
         if let Some(persistence) = &mut self.persistence {
             persistence.forget_drained();
         }
+    }
+
+    /// Forgets those that drain and have no flow left.
+    fn forget_idle(&mut self) {
+        // Whoever has a flow holds the real server, and nobody else can get hold
+        // of one that only this list has.
+        self.draining.retain(|server| Arc::strong_count(server) > 1);
     }
 
     fn revive_or_new(&mut self, address: SocketAddr) -> Arc<RealServer> {

@@ -174,4 +174,8 @@ fn is_same_service(one: &ServicePortName, other: &ServicePortName) -> bool {
 }
 
 #[cfg(test)]
+mod concurrency_tests;
+#[cfg(test)]
+mod proptests;
+#[cfg(test)]
 mod tests;

@@ -50,7 +50,9 @@ pub struct Stack {
 
 impl std::fmt::Debug for Stack {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Stack").field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("Stack")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
     }
 }
 
@@ -74,7 +76,11 @@ impl Stack {
         let mut interface = Interface::new(settings, &mut device, clock.to_stack(now));
         // Every address is ours: the data plane has looked the packet up already.
         interface.set_any_ip(true);
-        Self { interface, clock, config }
+        Self {
+            interface,
+            clock,
+            config,
+        }
     }
 
     /// Answers a client's SYN, whose real server is connected by now, with a SYN-ACK.
@@ -150,7 +156,9 @@ impl Stack {
             let mut device = OnePacket::new(None, &mut observed, self.config.mtu);
             let mut more = true;
             for _ in 0..budget {
-                let sent = self.interface.poll_egress(at, &mut device, &mut endpoint.sockets);
+                let sent = self
+                    .interface
+                    .poll_egress(at, &mut device, &mut endpoint.sockets);
                 if sent == PollResult::None {
                     more = false;
                     break;
@@ -180,7 +188,8 @@ impl Stack {
         guarded(|| {
             let mut observed = Observed { out, last: None };
             let mut device = OnePacket::new(Some(packet), &mut observed, self.config.mtu);
-            self.interface.poll_ingress_single(at, &mut device, &mut endpoint.sockets);
+            self.interface
+                .poll_ingress_single(at, &mut device, &mut endpoint.sockets);
             endpoint.observe(observed.last);
         })
     }
@@ -236,7 +245,10 @@ impl TcpEndpoint {
             initial_sequence: 0,
             drained: 0,
             filled: 0,
-            touched: RingSize { receive: 0, send: 0 },
+            touched: RingSize {
+                receive: 0,
+                send: 0,
+            },
             window_told: false,
             last_sent: None,
         }
@@ -266,7 +278,10 @@ impl TcpEndpoint {
     pub fn touched(&self) -> RingSize {
         let received = self.drained.saturating_add(self.receive_queue() as u64);
         RingSize {
-            receive: self.touched.receive.max(capped(received, self.rings.receive)),
+            receive: self
+                .touched
+                .receive
+                .max(capped(received, self.rings.receive)),
             send: self.touched.send.max(capped(self.filled, self.rings.send)),
         }
     }
@@ -349,6 +364,11 @@ impl TcpEndpoint {
         self.socket_mut().abort();
     }
 
+    /// The sequence number of the SYN that the connection began with.
+    pub fn initial_sequence(&self) -> u32 {
+        self.initial_sequence
+    }
+
     /// Sequence numbers of the last packet sent: what a connection in TIME_WAIT
     /// needs to answer a repeated FIN.
     pub fn last_sent(&self) -> Option<Sent> {
@@ -423,7 +443,10 @@ fn sequence_numbers(packet: &[u8]) -> Option<Sent> {
         let bytes = tcp.get(at..at + 4)?;
         Some(u32::from_be_bytes(bytes.try_into().ok()?))
     };
-    Some(Sent { sequence: number(4)?, acknowledgement: number(8)? })
+    Some(Sent {
+        sequence: number(4)?,
+        acknowledgement: number(8)?,
+    })
 }
 
 /// Runs smoltcp code; a panic in it becomes the fault of one flow.

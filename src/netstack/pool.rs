@@ -14,11 +14,17 @@ pub struct RingSize {
 impl RingSize {
     /// The usual rings. In the prototype 1 MiB was faster than 256 KiB in every
     /// bulk direction, and 4 MiB stalled; untouched pages cost nothing.
-    pub const FULL: Self = Self { receive: 1 << 20, send: 1 << 20 };
+    pub const FULL: Self = Self {
+        receive: 1 << 20,
+        send: 1 << 20,
+    };
 
     /// The rings of flows that start while memory is short: room for one
     /// super-packet each way.
-    pub const SMALL: Self = Self { receive: 128 << 10, send: 128 << 10 };
+    pub const SMALL: Self = Self {
+        receive: 128 << 10,
+        send: 128 << 10,
+    };
 
     /// Both rings together.
     pub fn total(self) -> usize {
@@ -37,30 +43,36 @@ pub struct EndpointPool {
 impl EndpointPool {
     /// A pool that keeps at most `limit` endpoints of each size; more are freed.
     pub fn new(limit: usize) -> Self {
-        Self { full: Vec::new(), small: Vec::new(), limit }
+        Self {
+            full: Vec::new(),
+            small: Vec::new(),
+            limit,
+        }
     }
 
     /// An endpoint with rings of this size, used before or new.
     pub fn take(&mut self, rings: RingSize) -> TcpEndpoint {
-        self.shelf(rings).pop().unwrap_or_else(|| TcpEndpoint::new(rings))
+        self.shelf(rings)
+            .pop()
+            .unwrap_or_else(|| TcpEndpoint::new(rings))
     }
 
-    /// Gives an endpoint back, whatever state it is in.
-    pub fn give(&mut self, mut endpoint: TcpEndpoint) {
+    /// Gives an endpoint back, whatever state it is in. False if it was freed.
+    pub fn give(&mut self, mut endpoint: TcpEndpoint) -> bool {
         let limit = self.limit;
         let shelf = self.shelf(endpoint.rings());
-        if shelf.len() < limit && endpoint.recycle() {
+        let kept = shelf.len() < limit && endpoint.recycle();
+        if kept {
             shelf.push(endpoint);
         }
-    }
-
-    /// Bytes of memory behind the rings of the pool, at most.
-    pub fn bytes(&self) -> usize {
-        let shelves = self.full.iter().chain(&self.small);
-        shelves.map(|endpoint| endpoint.touched().total()).sum()
+        kept
     }
 
     fn shelf(&mut self, rings: RingSize) -> &mut Vec<TcpEndpoint> {
-        if rings == RingSize::FULL { &mut self.full } else { &mut self.small }
+        if rings == RingSize::FULL {
+            &mut self.full
+        } else {
+            &mut self.small
+        }
     }
 }

@@ -142,3 +142,6 @@ fn fold(mut sum: u64) -> u16 {
     // The loop leaves 16 bits.
     u16::from_be(sum as u16)
 }
+
+#[cfg(test)]
+mod tests;

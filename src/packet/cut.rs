@@ -120,3 +120,6 @@ fn take(parts: &mut [&[u8]; 2], mut len: usize, out: &mut Vec<u8>) {
         *part = later;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -112,3 +112,6 @@ fn check_options(mut options: &[u8]) -> Result<(), Malformed> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

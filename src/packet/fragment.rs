@@ -391,3 +391,9 @@ fn finish(mut packet: Vec<u8>, pieces: &[Piece]) -> FragmentOutcome {
         Ok(_) | Err(_) => FragmentOutcome::Dropped(FragmentDrop::Unusable),
     }
 }
+
+#[cfg(test)]
+mod tests;
+
+#[cfg(test)]
+mod proptests;

@@ -82,7 +82,7 @@ impl Header {
     pub(super) fn write(&self, out: &mut [u8]) -> Result<usize, CannotBuild> {
         match (self.source, self.destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
-                let total_len = u16::try_from(IPV4_HEADER_LEN + self.payload_len)
+                let total_len = u16::try_from(self.payload_len.saturating_add(IPV4_HEADER_LEN))
                     .map_err(|_| CannotBuild::TooLong)?;
                 let out = out
                     .first_chunk_mut::<IPV4_HEADER_LEN>()
@@ -131,8 +131,10 @@ impl Header {
     /// Empties `out` and puts the header there.
     pub(super) fn start(&self, out: &mut Vec<u8>) -> Result<(), CannotBuild> {
         out.clear();
-        out.reserve(self.len() + self.payload_len);
         out.resize(self.len(), 0);
-        self.write(out).map(|_| ())
+        self.write(out)?;
+        // The lengths are known to fit the header now.
+        out.reserve(self.payload_len);
+        Ok(())
     }
 }

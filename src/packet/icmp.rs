@@ -126,11 +126,11 @@ impl Unreachable {
     }
 }
 
-/// [`unreachable`] with [`Unreachable::Port`].
+/// [`unreachable()`] with [`Unreachable::Port`].
 ///
 /// # Errors
 ///
-/// As [`unreachable`].
+/// As [`unreachable()`].
 pub fn port_unreachable(original: &IpPacket<'_>, out: &mut Vec<u8>) -> Result<(), NoReply> {
     unreachable(original, Unreachable::Port, out)
 }
@@ -233,3 +233,6 @@ fn message(
     message[2..4].copy_from_slice(&checksum.to_be_bytes());
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -223,3 +223,6 @@ fn ipv6_at(header: &[u8; 40], at: usize) -> Ipv6Addr {
     octets.copy_from_slice(&header[at..at + 16]);
     Ipv6Addr::from(octets)
 }
+
+#[cfg(test)]
+mod tests;

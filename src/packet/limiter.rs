@@ -183,3 +183,6 @@ impl Bucket {
         self.tokens = self.tokens.saturating_sub(TOKEN);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -185,6 +185,36 @@ pub fn tcp_reset(packet: &IpPacket<'_>, out: &mut Vec<u8>) -> Result<(), NoReply
             TcpFlags::RST | TcpFlags::ACK,
         )
     };
+    bare(packet, &segment, (seq, ack, flags), out)
+}
+
+/// Writes to `out` a bare ACK in answer to the segment in `packet`: what a connection in
+/// TIME_WAIT repeats when the peer's FIN comes again (RFC 9293 3.10.7.4).
+///
+/// # Errors
+///
+/// As [`tcp_reset`].
+pub fn tcp_ack(
+    packet: &IpPacket<'_>,
+    seq: u32,
+    ack: u32,
+    out: &mut Vec<u8>,
+) -> Result<(), NoReply> {
+    let segment = TcpSegment::parse(packet)?;
+    if segment.flags.rst() {
+        return Err(NoReply::Reset);
+    }
+    check_addresses(packet)?;
+    bare(packet, &segment, (seq, ack, TcpFlags::ACK), out)
+}
+
+/// A segment of a header alone, back to where `segment` came from.
+fn bare(
+    packet: &IpPacket<'_>,
+    segment: &TcpSegment<'_>,
+    (seq, ack, flags): (u32, u32, TcpFlags),
+    out: &mut Vec<u8>,
+) -> Result<(), NoReply> {
     let header = Header::answer(packet, HEADER_LEN);
     header.start(out)?;
     let mut tcp = [0; HEADER_LEN];
@@ -200,3 +230,6 @@ pub fn tcp_reset(packet: &IpPacket<'_>, out: &mut Vec<u8>) -> Result<(), NoReply
     out.extend_from_slice(&tcp);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -158,3 +158,6 @@ pub(super) fn plain_header(
     header[4..6].copy_from_slice(&length.to_be_bytes());
     Ok(header)
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,6 @@ use super::queue::MAX_QUEUES;
 /// Each of them is something that the node lacks or has in the way: exit
 /// status 3 while starting.
 #[derive(Debug, Error)]
-#[non_exhaustive]
 pub enum TunError {
     /// The driver, or the file that leads to it, is missing.
     #[error("cannot open /dev/net/tun: this kernel or container has no TUN driver")]

@@ -18,7 +18,9 @@
 //!
 //! The kernel itself would send router solicitations and multicast reports into
 //! the device. It gets no link-local address (addr_gen_mode none), does no
-//! duplicate address detection, and is no multicast device.
+//! duplicate address detection, is no multicast device, and has no multicast
+//! route. No sysctl is touched: replies come from where the service routes lead,
+//! which a strict reverse-path filter accepts.
 
 mod netlink;
 mod routes;
@@ -62,7 +64,8 @@ pub struct LinkConfig {
     pub name: String,
     /// Its interface index.
     pub index: u32,
-    /// MTU in bytes: 68 to 65,535, at least 1280 for IPv6 (RFC 8200 section 5).
+    /// MTU in bytes: 68 to 65,535; below 1280 there is no IPv6 (RFC 8200
+    /// section 5).
     pub mtu: u32,
     /// Packets a queue holds.
     pub tx_queue_len: u32,

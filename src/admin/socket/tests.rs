@@ -33,6 +33,7 @@ impl View for Fixed {
             protocol: "UDP".to_owned(),
             state: "UDP".to_owned(),
             expires_seconds: Some(299),
+            age_seconds: 12,
             client: "[fd00::9]:4000".parse().unwrap(),
             virtual_address: "[fd00:10::a]:53".parse().unwrap(),
             real_server: Some("[fd01::5]:53".parse().unwrap()),

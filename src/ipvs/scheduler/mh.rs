@@ -126,3 +126,19 @@ fn hash(address: SocketAddr, key: [u64; 2], offset: u32) -> u32 {
         .wrapping_add(fold(address.ip()));
     hsiphash(value, key)
 }
+
+/// How many places each real server of a list gets.
+#[cfg(test)]
+pub(super) fn shares(servers: &[std::sync::Arc<crate::ipvs::RealServer>]) -> Vec<usize> {
+    let mut maglev = Maglev::default();
+    maglev.changed(&Update {
+        servers,
+        added: servers.len(),
+        kept: &[],
+    });
+    let mut shares = vec![0; servers.len()];
+    for index in maglev.places {
+        shares[usize::from(index)] += 1;
+    }
+    shares
+}

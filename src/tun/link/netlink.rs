@@ -8,16 +8,27 @@ use ipnet::IpNet;
 use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressScope, CacheInfo,
 };
-use rtnetlink::packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute};
-use rtnetlink::packet_route::route::{RouteFlags, RouteMessage, RouteScope};
+use rtnetlink::packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkMessage,
+};
+use rtnetlink::packet_route::route::{
+    RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
 use rtnetlink::{Error, Handle, LinkUnspec, RouteMessageBuilder};
 use tokio::task::JoinHandle;
+use tracing::debug;
 
 use super::routes::Route;
 use crate::tun::error::TunError;
 
 /// INFINITY_LIFE_TIME (include/net/addrconf.h): the address stays.
 const FOREVER: u32 = u32::MAX;
+
+/// RFC 8200 section 5.
+const IPV6_MIN_MTU: u32 = 1280;
+
+/// RT_TABLE_LOCAL (include/uapi/linux/rtnetlink.h).
+const LOCAL_TABLE: u32 = 255;
 
 /// A netlink socket of the network namespace that the opening thread was in, and
 /// the task that carries it.
@@ -48,18 +59,24 @@ impl Netlink {
         })
     }
 
+    /// Makes the device quiet, and sets what is asked for. It must be down.
     pub(super) async fn set_link(&self, index: u32, mtu: u32, queue_len: u32) -> io::Result<()> {
-        let message = LinkUnspec::new_with_index(index)
-            .mtu(mtu)
-            .txqueuelen(queue_len)
-            .multicast(false)
-            .build();
-        self.handle
-            .link()
-            .set(message)
-            .execute()
-            .await
-            .map_err(io_error)
+        // A new device on a node that forwards has joined the routers' multicast
+        // group already, and would report that when it comes up. Below its
+        // smallest MTU IPv6 forgets the device; it meets it anew at the MTU asked
+        // for, and then joins nothing, for want of the multicast flag
+        // (addrconf_notify and ipv6_add_dev, net/ipv6/addrconf.c).
+        let quiet = LinkUnspec::new_with_index(index)
+            .mtu(IPV6_MIN_MTU - 1)
+            .multicast(false);
+        self.set(quiet.build()).await?;
+        self.set(
+            LinkUnspec::new_with_index(index)
+                .mtu(mtu)
+                .txqueuelen(queue_len)
+                .build(),
+        )
+        .await
     }
 
     /// Keeps the kernel from making itself a link-local address.
@@ -70,16 +87,32 @@ impl Netlink {
                 vec![mode],
             )]))
             .build();
-        self.handle
-            .link()
-            .set(message)
-            .execute()
-            .await
-            .map_err(io_error)
+        self.set(message).await
     }
 
+    /// Brings the device up, and takes out the route by which an IPv6 multicast
+    /// packet whose sender names no device might go into it.
     pub(super) async fn set_up(&self, index: u32) -> io::Result<()> {
-        let message = LinkUnspec::new_with_index(index).up().build();
+        self.set(LinkUnspec::new_with_index(index).up().build())
+            .await?;
+        let mut route = RouteMessageBuilder::<Ipv6Addr>::new()
+            .destination_prefix(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8)
+            .output_interface(index)
+            .kind(RouteType::Multicast)
+            .table_id(LOCAL_TABLE)
+            .build();
+        route.header.protocol = RouteProtocol::Kernel;
+        match self.handle.route().del(route).execute().await {
+            Ok(()) => Ok(()),
+            // Older kernels and nodes without IPv6 have none.
+            Err(error) => {
+                debug!(index, %error, "no IPv6 multicast route to take out");
+                Ok(())
+            }
+        }
+    }
+
+    async fn set(&self, message: LinkMessage) -> io::Result<()> {
         self.handle
             .link()
             .set(message)

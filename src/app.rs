@@ -1,0 +1,401 @@
+//! Wiring, in the order of starting up.
+//!
+//! [`App::start`] opens what can be refused first, listeners and device, then
+//! starts the workers, then lets objects in. [`App::run`] ends with the signal to
+//! stop, after the flows have drained, or when a part has ended by itself.
+//!
+//! Tasks on the control runtime: the source, the control loop, the health server
+//! and the admin server. All end with the [`App`]. The threads of the data plane
+//! are its own and are joined before `run` returns; with the last queue the
+//! kernel takes away device, addresses and routes.
+
+use std::convert::Infallible;
+use std::future;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use sd_notify::NotifyState;
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::{JoinError, JoinSet, spawn_blocking};
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use crate::admin::health::{self, Family, Health};
+use crate::admin::readiness::Readiness;
+use crate::admin::socket::{AdminSocket, BindError};
+use crate::config::{Config, FlowConfig, MasqueradeSource, PodTraffic};
+use crate::dataplane::{Dataplane, DataplaneConfig, Masquerade, StartError, TcpTimeouts};
+use crate::ipvs::Table;
+use crate::service::index::Index;
+use crate::source::{Batch, manifests};
+use crate::tun::{DEFAULT_MTU, Link, LinkConfig, Offloads, TunError, open_queues};
+use control::Control;
+use signals::Signals;
+use view::ProxyView;
+
+mod control;
+mod limits;
+pub mod logging;
+pub mod signals;
+mod view;
+
+/// Batches between source and control loop. While it is full the source waits,
+/// and what changes meanwhile comes with its next batch: nothing is dropped.
+const BATCHES: usize = 4;
+
+/// A proxy that carries traffic.
+#[derive(Debug)]
+pub struct App {
+    bound: Bound,
+    config: Config,
+    table: Arc<Table>,
+    dataplane: Arc<Dataplane>,
+    readiness: Readiness,
+    tasks: JoinSet<Ended>,
+    /// Its netlink task ends with it.
+    _link: Link,
+}
+
+/// What a running proxy has opened.
+#[derive(Clone, Debug)]
+pub struct Bound {
+    /// Where health is served, with the port that the system chose for port 0.
+    pub healthz: Option<SocketAddr>,
+    /// The admin socket.
+    pub admin_socket: PathBuf,
+    /// Name of the TUN device.
+    pub tun: String,
+}
+
+/// Why the proxy did not start.
+#[derive(Debug, Error)]
+pub enum AppError {
+    /// The health server's address is not to be had.
+    #[error("--healthz-bind-address {address}: cannot listen")]
+    Healthz {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The admin socket is not to be had.
+    #[error(transparent)]
+    AdminSocket(#[from] BindError),
+    /// The node lacks something that the TUN needs.
+    #[error(transparent)]
+    Tun(#[from] TunError),
+    /// The workers did not start.
+    #[error("cannot start the data plane")]
+    Dataplane(#[from] StartError),
+    /// A worker cannot go on, as when somebody has deleted the device.
+    #[error("the data plane has failed: {reason}")]
+    Worker {
+        /// What the worker says.
+        reason: String,
+    },
+    /// Signals cannot be handled.
+    #[error("cannot handle signals")]
+    Signals(#[source] io::Error),
+    /// A part that should run for ever has ended.
+    #[error("{part} has ended by itself")]
+    Ended {
+        /// Which.
+        part: &'static str,
+        /// How, if it said so.
+        source: Option<io::Error>,
+    },
+    /// A part has panicked.
+    #[error("a part of the proxy has failed")]
+    Panicked(#[from] JoinError),
+}
+
+impl AppError {
+    /// Whether it is the node that lacks something, rather than the proxy that
+    /// failed.
+    pub fn node_lacks(&self) -> bool {
+        matches!(self, Self::Tun(_))
+    }
+
+    /// What mends it, where that is known.
+    pub fn mend(&self) -> Option<String> {
+        match self {
+            Self::Healthz { source, .. } => healthz_mend(source).map(str::to_owned),
+            Self::AdminSocket(_) => Some("choose another path with --admin-socket PATH".to_owned()),
+            Self::Tun(error) => error.mend(),
+            Self::Dataplane(_)
+            | Self::Worker { .. }
+            | Self::Signals(_)
+            | Self::Ended { .. }
+            | Self::Panicked(_) => None,
+        }
+    }
+}
+
+/// A task that has ended, and how.
+type Ended = (&'static str, Option<io::Error>);
+
+impl App {
+    /// Starts a proxy. It serves once the first full state has come, which
+    /// `/readyz` tells. Must be called within a multi-threaded tokio runtime, in
+    /// the network namespace that the proxy is for.
+    ///
+    /// # Errors
+    ///
+    /// [`AppError`]; nothing is left behind then.
+    pub async fn start(config: Config) -> Result<Self, AppError> {
+        limits::raise_open_files(config.flows.max_flows);
+        let readiness = Readiness::new();
+        let starting = readiness.block("starting");
+        let unsynced = readiness.block("waiting for the first full state");
+        let health = Health::new(readiness.clone(), families(&config.service_cidrs));
+
+        let healthz = match config.healthz_bind_address {
+            Some(address) => Some(listen(address).await?),
+            None => None,
+        };
+        let admin_socket = AdminSocket::bind(&config.admin_socket)?;
+
+        let queues = open_queues(config.tun.name.as_str(), config.tun.workers.get())?;
+        let link = Link::configure(link_config(&config, queues.index)).await?;
+        let table = Arc::new(Table::new(config.flows.scheduler));
+        let dataplane = Dataplane::start(
+            dataplane_config(&config.flows),
+            Arc::clone(&table),
+            queues.queues,
+        )?;
+        let dataplane = Arc::new(dataplane);
+
+        let bound = Bound {
+            healthz: healthz
+                .as_ref()
+                .map(TcpListener::local_addr)
+                .transpose()
+                .ok()
+                .flatten(),
+            admin_socket: config.admin_socket.clone(),
+            tun: queues.name,
+        };
+        announce(&bound, &config, queues.offloads);
+        if let Some(reason) = link.ipv6_missing()
+            && config.service_cidrs.iter().any(|net| net.addr().is_ipv6())
+        {
+            warn!(%reason, "IPv6 services are not reached: the node has no IPv6");
+        }
+
+        let mut tasks = JoinSet::new();
+        if let Some(listener) = healthz {
+            let serving = health::serve(listener, health.clone());
+            tasks.spawn(async { ("the health server", serving.await.err()) });
+        }
+        let view = ProxyView {
+            table: Arc::clone(&table),
+            dataplane: Arc::downgrade(&dataplane),
+        };
+        let serving = admin_socket.serve(Arc::new(view));
+        tasks.spawn(async { ("the admin server", serving.await.err()) });
+
+        let (sender, batches) = mpsc::channel(BATCHES);
+        let reading = manifests::run(config.manifests.clone(), sender, future::pending());
+        tasks.spawn(async {
+            reading.await;
+            ("the source of manifests", None)
+        });
+        let index = Index::new(config.node_name.as_str());
+        let control = Control::new(index, Arc::clone(&table), health, unsynced);
+        let programming = program(control, batches, Arc::clone(&dataplane));
+        tasks.spawn(async {
+            programming.await;
+            ("the control loop", None)
+        });
+        drop(starting);
+        Ok(Self {
+            bound,
+            config,
+            table,
+            dataplane,
+            readiness,
+            tasks,
+            _link: link,
+        })
+    }
+
+    /// What has been opened.
+    pub fn bound(&self) -> &Bound {
+        &self.bound
+    }
+
+    /// Whether the proxy is ready, and what it waits for.
+    pub fn readiness(&self) -> &Readiness {
+        &self.readiness
+    }
+
+    /// Carries traffic until a signal to stop comes and the flows have drained;
+    /// a second signal ends the wait. Nothing is left when it returns.
+    ///
+    /// # Errors
+    ///
+    /// A part of the proxy has ended by itself; the rest is ended then.
+    pub async fn run(mut self, mut signals: Signals) -> Result<(), AppError> {
+        let readiness = self.readiness.clone();
+        let announced = async {
+            readiness.ready().await;
+            info!("ready");
+            notify(NotifyState::Ready);
+            future::pending::<Infallible>().await
+        };
+        let stopped = tokio::select! {
+            signal = signals.stop() => Ok(signal),
+            ended = self.tasks.join_next() => Err(why_ended(ended)),
+            reason = self.dataplane.failed() => Err(AppError::Worker { reason }),
+            never = announced => match never {},
+        };
+        notify(NotifyState::Stopping);
+        let _stopping = self.readiness.block("stopping");
+        let result = match stopped {
+            Ok(signal) => {
+                info!(signal, timeout = ?self.config.drain_timeout, "stopping, flows drain");
+                self.drain(&mut signals).await
+            }
+            Err(error) => Err(error),
+        };
+        self.tasks.shutdown().await;
+        // The last handle joins the workers' threads.
+        let dataplane = self.dataplane;
+        spawn_blocking(move || drop(dataplane)).await?;
+        info!("stopped");
+        result
+    }
+
+    /// Takes no new flows and waits for those that run, as long as configured
+    /// or until the next signal.
+    async fn drain(&mut self, signals: &mut Signals) -> Result<(), AppError> {
+        self.table.set_draining(true);
+        let drained = timeout(self.config.drain_timeout, self.dataplane.drained());
+        tokio::select! {
+            drained = drained => {
+                if drained.is_err() {
+                    warn!("flows are still open after the time to drain: they are cut");
+                }
+                Ok(())
+            }
+            signal = signals.stop() => {
+                warn!(signal, "the second signal: flows that are still open are cut");
+                Ok(())
+            }
+            ended = self.tasks.join_next() => Err(why_ended(ended)),
+            reason = self.dataplane.failed() => Err(AppError::Worker { reason }),
+        }
+    }
+}
+
+fn announce(bound: &Bound, config: &Config, offloads: Offloads) {
+    let service_cidrs: Vec<_> = config.service_cidrs.iter().map(IpNet::to_string).collect();
+    info!(
+        tun = bound.tun,
+        workers = config.tun.workers,
+        checksum_offload = offloads.checksum,
+        tcp_segmentation_offload = offloads.tcp_segmentation,
+        service_cidrs = service_cidrs.join(","),
+        node = config.node_name,
+        healthz = bound.healthz.map(tracing::field::display),
+        admin_socket = %bound.admin_socket.display(),
+        "started"
+    );
+}
+
+/// The control loop: ends when the source has.
+async fn program(
+    mut control: Control,
+    mut batches: mpsc::Receiver<Batch>,
+    dataplane: Arc<Dataplane>,
+) {
+    while let Some(batch) = batches.recv().await {
+        if control.program(batch.events, batch.initial_complete) {
+            dataplane.table_changed();
+        }
+    }
+}
+
+fn healthz_mend(error: &io::Error) -> Option<&'static str> {
+    let kind = error.kind();
+    if kind == io::ErrorKind::AddrInUse {
+        Some(
+            "another process, kube-proxy perhaps, has the port: choose another with \
+             --healthz-bind-address ADDRESS:PORT, or none with --healthz-bind-address ''",
+        )
+    } else if kind == io::ErrorKind::AddrNotAvailable {
+        Some("give an address that this node has, or 0.0.0.0")
+    } else {
+        None
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, AppError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| AppError::Healthz { address, source })
+}
+
+fn families(service_cidrs: &[IpNet]) -> impl Iterator<Item = Family> {
+    service_cidrs.iter().map(|net| match net {
+        IpNet::V4(_) => Family::IPv4,
+        IpNet::V6(_) => Family::IPv6,
+    })
+}
+
+fn link_config(config: &Config, index: u32) -> LinkConfig {
+    LinkConfig {
+        addresses: LinkConfig::addresses_or_default(&config.tun.addresses),
+        service_routes: config.service_cidrs.clone(),
+        ..LinkConfig::new(config.tun.name.as_str(), index)
+    }
+}
+
+fn dataplane_config(flows: &FlowConfig) -> DataplaneConfig {
+    DataplaneConfig {
+        connect_attempts: flows.connect_attempts,
+        connect_timeout: flows.connect_timeout,
+        answer_ping: flows.answer_ping,
+        masquerade: match &flows.masquerade_source {
+            MasqueradeSource::Auto => Masquerade::Auto,
+            MasqueradeSource::Interface(name) => Masquerade::Interface(name.to_string()),
+            &MasqueradeSource::Address { v4, v6 } => Masquerade::Address { v4, v6 },
+        },
+        // Manifests hold no NetworkPolicies, so nothing speaks against pods.
+        pod_traffic: match flows.pod_traffic {
+            PodTraffic::Auto | PodTraffic::Always => true,
+            PodTraffic::Never => false,
+        },
+        max_flows: flows.max_flows,
+        max_memory: flows.max_memory,
+        tcp_timeouts: TcpTimeouts {
+            idle: flows.tcp_timeout,
+            closing: flows.tcpfin_timeout,
+        },
+        udp_timeout: flows.udp_timeout,
+        mtu: DEFAULT_MTU as usize,
+    }
+}
+
+fn why_ended(ended: Option<Result<Ended, JoinError>>) -> AppError {
+    match ended {
+        Some(Ok((part, source))) => AppError::Ended { part, source },
+        Some(Err(error)) => AppError::Panicked(error),
+        None => AppError::Ended {
+            part: "everything",
+            source: None,
+        },
+    }
+}
+
+/// Tells systemd, if it listens (NOTIFY_SOCKET).
+fn notify(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        warn!(%error, "the service manager cannot be told");
+    }
+}

@@ -1,0 +1,106 @@
+//! One UDP conversation: a connected socket towards the real server.
+
+use std::io::{self, ErrorKind};
+use std::net::UdpSocket;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{MsgFlags, recv, send};
+
+/// A flow that has seen no reply ends after this much silence, as the kernel's
+/// nf_conntrack_udp_timeout has it (net/netfilter/nf_conntrack_proto_udp.c).
+const UNREPLIED_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A UDP flow. Datagrams pass whole, one for one.
+#[derive(Debug)]
+pub(super) struct UdpFlow {
+    socket: UdpSocket,
+    replied: bool,
+    active: Instant,
+    /// Payload length of the last datagram sent: an ICMP error quotes it.
+    last_sent: usize,
+    bytes_in: u64,
+    bytes_out: u64,
+}
+
+impl UdpFlow {
+    pub(super) fn new(socket: UdpSocket, now: Instant) -> Self {
+        Self {
+            socket,
+            replied: false,
+            active: now,
+            last_sent: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+        }
+    }
+
+    pub(super) fn socket(&self) -> &UdpSocket {
+        &self.socket
+    }
+
+    /// Sends one datagram to the real server. A pending ICMP error, which the
+    /// kernel reports instead of sending, is returned beside the second attempt.
+    pub(super) fn send(
+        &mut self,
+        payload: &[u8],
+        now: Instant,
+    ) -> (io::Result<()>, Option<io::Error>) {
+        self.active = now;
+        self.last_sent = payload.len();
+        let first = self.try_send(payload);
+        match first {
+            Err(error) if is_icmp(&error) => (self.try_send(payload), Some(error)),
+            other => (other, None),
+        }
+    }
+
+    /// Receives one datagram; its length may be 0.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is none; an ICMP error that came back.
+    pub(super) fn receive(&mut self, room: &mut [u8], now: Instant) -> io::Result<usize> {
+        let count = recv(self.socket.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT)?;
+        self.replied = true;
+        self.active = now;
+        self.bytes_out += count as u64;
+        Ok(count)
+    }
+
+    /// When the flow ends if nothing moves before.
+    pub(super) fn deadline(&self, timeout: Duration) -> Instant {
+        self.active
+            + if self.replied {
+                timeout
+            } else {
+                UNREPLIED_TIMEOUT.min(timeout)
+            }
+    }
+
+    pub(super) fn last_sent(&self) -> usize {
+        self.last_sent
+    }
+
+    pub(super) fn bytes_in(&self) -> u64 {
+        self.bytes_in
+    }
+
+    pub(super) fn bytes_out(&self) -> u64 {
+        self.bytes_out
+    }
+
+    fn try_send(&mut self, payload: &[u8]) -> io::Result<()> {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        send(self.socket.as_raw_fd(), payload, flags)?;
+        self.bytes_in += payload.len() as u64;
+        Ok(())
+    }
+}
+
+/// True for what a connected UDP socket reports of ICMP errors that came back.
+pub(super) fn is_icmp(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable
+    )
+}

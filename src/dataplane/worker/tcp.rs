@@ -1,0 +1,455 @@
+//! TCP: SYNs, dials, segments of open flows.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use mio::unix::SourceFd;
+use mio::{Interest, Token};
+
+use super::receive::Arrival;
+use super::{Dial, Kind, Worker};
+use crate::dataplane::flow_table::{FlowId, FlowKey, Found};
+use crate::dataplane::server_socket::KernelSocket;
+use crate::dataplane::stats::add;
+use crate::dataplane::tcp_flow::{Ending, Progress, TcpFlow};
+use crate::ipvs::{
+    Connection, DropReason, EchoVerdict, Protocol, RejectReason, Verdict, VirtualAddress,
+};
+use crate::netstack::{Fault, Ingest, RingSize, Sent};
+use crate::packet::{IpPacket, TcpSegment, Unreachable};
+
+impl Worker {
+    pub(super) fn tcp(&mut self, arrival: &Arrival<'_>, segment: &TcpSegment<'_>) {
+        let packet = &arrival.packet;
+        let key = FlowKey {
+            client: SocketAddr::new(packet.source, segment.source_port),
+            virtual_server: SocketAddr::new(packet.destination, segment.destination_port),
+            protocol: Protocol::Tcp,
+        };
+        let opens = segment.flags.opens();
+        match self.flows.find(&key) {
+            Some(Found::Flow(id)) if opens => {
+                if self.repeats(id, segment.seq) {
+                    return;
+                }
+                // The client has forgotten the old connection, or it is closing:
+                // smoltcp would stay silent to the new one (RFC 9293 3.10.7.4 asks
+                // for a challenge ACK, whose RST leads here as well, a second later).
+                self.replace(id);
+                self.syn(&key, packet, segment);
+            }
+            Some(Found::Flow(id)) => self.segment(id, packet, segment),
+            Some(Found::TimeWait(_)) if opens => {
+                self.flows.end_time_wait(&key);
+                self.syn(&key, packet, segment);
+            }
+            Some(Found::TimeWait(sent)) => self.time_wait(&key, sent, packet, segment),
+            None if self.pass_on(arrival, &key) => {}
+            None if opens => self.syn(&key, packet, segment),
+            None => self.stray(&key, packet, segment),
+        }
+    }
+
+    /// True when a SYN repeats the one that the flow began with.
+    fn repeats(&mut self, id: FlowId, sequence: u32) -> bool {
+        match self.flows.get_mut(id).map(|flow| &flow.kind) {
+            Some(Kind::Dialing(dial)) => dial.sequence == sequence,
+            Some(Kind::Tcp(tcp)) => {
+                tcp.endpoint().initial_sequence() == sequence && !tcp.is_closing()
+            }
+            Some(Kind::Udp(_)) | None => false,
+        }
+    }
+
+    fn replace(&mut self, id: FlowId) {
+        if let Some(flow) = self.flows.get_mut(id)
+            && let Kind::Tcp(tcp) = &mut flow.kind
+            && !tcp.is_finished()
+        {
+            tcp.forsake();
+        }
+        self.finish(id, Ending::Replaced);
+    }
+
+    /// A segment that belongs to no flow: as a host that knows the address answers.
+    fn stray(&mut self, key: &FlowKey, packet: &IpPacket<'_>, segment: &TcpSegment<'_>) {
+        if let EchoVerdict::Drop(reason) = self.shared.table.echo(key.virtual_server.ip()) {
+            return self.discard(reason);
+        }
+        self.discard(DropReason::NoFlow);
+        if !segment.flags.rst() {
+            self.refuse_tcp(packet);
+        }
+    }
+
+    fn time_wait(
+        &mut self,
+        key: &FlowKey,
+        sent: Sent,
+        packet: &IpPacket<'_>,
+        segment: &TcpSegment<'_>,
+    ) {
+        if segment.flags.rst() {
+            self.flows.end_time_wait(key);
+        } else if segment.flags.fin() || !segment.payload.is_empty() {
+            self.acknowledge(key, sent, packet);
+        }
+    }
+
+    /// A new connection: asks the table, then dials before anything is answered.
+    fn syn(&mut self, key: &FlowKey, packet: &IpPacket<'_>, segment: &TcpSegment<'_>) {
+        let address = VirtualAddress {
+            ip: key.virtual_server.ip(),
+            port: key.virtual_server.port(),
+            protocol: Protocol::Tcp,
+        };
+        let server = match self.shared.table.verdict(address) {
+            Verdict::Forward(server) => server,
+            refusal @ (Verdict::Reject(_) | Verdict::Drop(_)) => {
+                return self.refuse_syn(packet, &refusal);
+            }
+        };
+        if !self.is_served(key.client) {
+            return self.discard(DropReason::PodTraffic);
+        }
+        if let Err(reason) = self.admit() {
+            return self.refuse_syn(packet, &Verdict::Reject(reason));
+        }
+        if !self.half_open.enter(key.client.ip()) {
+            return self.discard(DropReason::HalfOpenLimit);
+        }
+        let dial = Dial {
+            syn: packet.bytes.into(),
+            sequence: segment.seq,
+            socket: None,
+            deadline: self.now,
+            tried: Vec::new(),
+            refused: false,
+            unreachable: false,
+        };
+        let id = self.insert(*key, server, Kind::Dialing(dial));
+        if let Some(flow) = self.flows.get_mut(id) {
+            flow.half_open = true;
+        }
+        self.dial(id);
+    }
+
+    fn refuse_syn(&mut self, packet: &IpPacket<'_>, verdict: &Verdict) {
+        match verdict {
+            Verdict::Reject(reason) => {
+                self.rejected(*reason);
+                self.refuse_tcp(packet);
+            }
+            Verdict::Drop(reason) => self.discard(*reason),
+            Verdict::Forward(_) => {}
+        }
+    }
+
+    /// Tries the next real server, and the next, until one is being connected to.
+    fn dial(&mut self, id: FlowId) {
+        loop {
+            let now = self.now;
+            let config = &self.shared.config;
+            let Some(flow) = self.flows.get_mut(id) else {
+                return;
+            };
+            let Kind::Dialing(dial) = &mut flow.kind else {
+                return;
+            };
+            if flow.attempts >= config.connect_attempts {
+                return self.give_up(id);
+            }
+            let client = flow.key.client;
+            let Some(real_server) = flow.server.schedule(client, now, &dial.tried) else {
+                return self.give_up(id);
+            };
+            if flow.attempts > 0 {
+                add(&self.stats.failovers);
+            }
+            flow.attempts += 1;
+            let address = real_server.address;
+            dial.tried.push(address);
+            dial.deadline = now + config.connect_timeout;
+            flow.connection = Some(Connection::new(real_server));
+            let socket = if self.shared.table.echo(address.ip()) == EchoVerdict::Answer {
+                // A real server that is a virtual IP would lead back here for ever.
+                Err(io::Error::from_raw_os_error(libc::ELOOP))
+            } else {
+                self.dialer.connect(address, now)
+            };
+            match socket.and_then(|socket| self.watch(id, socket)) {
+                Ok(socket) => {
+                    if let Some(flow) = self.flows.get_mut(id)
+                        && let Kind::Dialing(dial) = &mut flow.kind
+                    {
+                        let deadline = dial.deadline;
+                        dial.socket = Some(socket);
+                        self.arm(id, deadline);
+                    }
+                    return;
+                }
+                Err(error) => self.attempt_failed(id, &error),
+            }
+        }
+    }
+
+    fn watch(&mut self, id: FlowId, socket: KernelSocket) -> io::Result<KernelSocket> {
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let fd = socket.as_raw_fd();
+        self.poll
+            .registry()
+            .register(&mut SourceFd(&fd), Token(id.to_token()), interest)?;
+        Ok(socket)
+    }
+
+    /// Remembers how an attempt failed. The caller tries the next.
+    fn attempt_failed(&mut self, id: FlowId, error: &io::Error) {
+        let Some(flow) = self.flows.get_mut(id) else {
+            return;
+        };
+        let Kind::Dialing(dial) = &mut flow.kind else {
+            return;
+        };
+        dial.socket = None;
+        let unreachable = matches!(
+            error.kind(),
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable
+        );
+        dial.unreachable |= unreachable;
+        dial.refused |= !unreachable && error.kind() != io::ErrorKind::TimedOut;
+        if let Some(connection) = &flow.connection {
+            connection.real_server().attempt_failed();
+            tracing::debug!(
+                service = %flow.server.service,
+                real_server = %connection.real_server().address,
+                client = %flow.key.client,
+                %error,
+                "could not connect to a real server"
+            );
+        }
+    }
+
+    /// The socket of a dial has become writable or failed.
+    pub(super) fn dial_ready(&mut self, id: FlowId) {
+        let Some(flow) = self.flows.get_mut(id) else {
+            return;
+        };
+        let Kind::Dialing(dial) = &mut flow.kind else {
+            return;
+        };
+        let Some(socket) = &dial.socket else { return };
+        match socket.connect_result() {
+            Ok(()) => self.open(id),
+            Err(error) => {
+                self.attempt_failed(id, &error);
+                self.dial(id);
+            }
+        }
+    }
+
+    pub(super) fn dial_timer(&mut self, id: FlowId) {
+        let Some(flow) = self.flows.get_mut(id) else {
+            return;
+        };
+        let Kind::Dialing(dial) = &mut flow.kind else {
+            return;
+        };
+        let deadline = dial.deadline;
+        if self.now < deadline {
+            return self.arm(id, deadline);
+        }
+        self.attempt_failed(id, &io::ErrorKind::TimedOut.into());
+        self.dial(id);
+    }
+
+    /// No real server is left to try.
+    fn give_up(&mut self, id: FlowId) {
+        let Some(flow) = self.flows.get_mut(id) else {
+            return;
+        };
+        let Kind::Dialing(dial) = &mut flow.kind else {
+            return;
+        };
+        let syn = std::mem::take(&mut dial.syn);
+        let (refused, unreachable) = (dial.refused, dial.unreachable);
+        let none_tried = dial.tried.is_empty();
+        let server = Arc::clone(&flow.server);
+        let answered = refused || unreachable || none_tried;
+        self.finish(
+            id,
+            if answered {
+                Ending::ConnectRefused
+            } else {
+                Ending::ConnectTimeout
+            },
+        );
+        let Ok(packet) = IpPacket::parse(&syn) else {
+            return;
+        };
+        if none_tried {
+            self.refuse_syn(&packet, &server.refusal());
+        } else if refused {
+            self.refuse_syn(&packet, &Verdict::Reject(RejectReason::ConnectFailed));
+        } else if unreachable {
+            self.rejected(RejectReason::ConnectFailed);
+            self.refuse(&packet, Unreachable::Host);
+        } else {
+            self.discard(DropReason::ConnectTimeout);
+        }
+    }
+
+    /// The real server is connected: now the client gets its SYN-ACK.
+    fn open(&mut self, id: FlowId) {
+        let now = self.now;
+        let rings = self.ring_size();
+        let Some(flow) = self.flows.get_mut(id) else {
+            return;
+        };
+        let Kind::Dialing(dial) = &mut flow.kind else {
+            return;
+        };
+        let Some(socket) = dial.socket.take() else {
+            return;
+        };
+        flow.source = socket.local_address();
+        flow.dial_time = Some(now.saturating_duration_since(flow.started));
+        if let Some(connection) = &mut flow.connection {
+            connection.established();
+            flow.server.connected(flow.key.client.ip(), connection, now);
+        }
+        let endpoint = self.pool.take(rings);
+        flow.held = endpoint.touched().total();
+        let opened = TcpFlow::open(
+            endpoint,
+            socket,
+            &mut self.stack,
+            &dial.syn,
+            flow.key.virtual_server.port(),
+            dial.sequence,
+            now,
+            &mut self.sink,
+        );
+        match opened {
+            Ok(tcp) => {
+                flow.kind = Kind::Tcp(Box::new(tcp));
+                self.mark(id);
+            }
+            Err(fault) => self.fault(id, &fault),
+        }
+    }
+
+    fn ring_size(&self) -> RingSize {
+        // Above three quarters of the ceiling a flow still starts, but small.
+        let ceiling = self.shared.config.max_memory;
+        if self.shared.memory.load(Ordering::Relaxed) < ceiling / 4 * 3 {
+            RingSize::FULL
+        } else {
+            RingSize::SMALL
+        }
+    }
+
+    fn segment(&mut self, id: FlowId, packet: &IpPacket<'_>, segment: &TcpSegment<'_>) {
+        let Some(flow) = self.flows.get_mut(id) else {
+            return;
+        };
+        let tcp = match &mut flow.kind {
+            Kind::Tcp(tcp) => tcp,
+            Kind::Dialing(dial) => {
+                // The client gives up; anything else can wait for the SYN-ACK.
+                if segment.flags.rst() && segment.seq.wrapping_sub(dial.sequence) <= 1 {
+                    self.finish(id, Ending::Abandoned);
+                }
+                return;
+            }
+            Kind::Udp(_) => return,
+        };
+        let end = segment.seq.wrapping_add(segment.payload.len() as u32);
+        let reset = segment.flags.rst();
+        let taken = tcp.segment(
+            &mut self.stack,
+            packet.bytes,
+            end,
+            reset,
+            self.now,
+            &mut self.sink,
+        );
+        match taken {
+            Ok(Ingest::Taken) => self.mark(id),
+            Ok(Ingest::WindowOverrun) => self.discard(DropReason::WindowOverrun),
+            Err(fault) => self.fault(id, &fault),
+        }
+    }
+
+    /// Lets a flow move bytes and send.
+    pub(super) fn turn(&mut self, id: FlowId) {
+        let now = self.now;
+        let timeouts = self.shared.config.tcp_timeouts;
+        let Some(flow) = self.flows.get_mut(id) else {
+            return;
+        };
+        flow.dirty = false;
+        let Kind::Tcp(tcp) = &mut flow.kind else {
+            return;
+        };
+        let progress = match tcp.turn(&mut self.stack, &timeouts, now, &mut self.sink) {
+            Ok(progress) => progress,
+            Err(fault) => return self.fault(id, &fault),
+        };
+        let held = tcp.endpoint().touched().total();
+        self.shared.account(flow.held, held);
+        flow.held = held;
+        if flow.half_open && tcp.is_established() {
+            flow.half_open = false;
+            self.half_open.leave(flow.key.client.ip());
+        }
+        if tcp.is_closing()
+            && let Some(connection) = &mut flow.connection
+        {
+            connection.closing();
+        }
+        match progress {
+            Progress::Ended(ending) => self.finish(id, ending),
+            Progress::More => self.mark(id),
+            Progress::Waiting => {
+                let at = tcp.deadline(&mut self.stack, &timeouts, now);
+                self.arm(id, at);
+            }
+        }
+    }
+
+    /// The stack panicked over one flow. Both ends of it see a reset: the real
+    /// server now, the client when it sends something.
+    fn fault(&mut self, id: FlowId, fault: &Fault) {
+        self.discard(DropReason::FlowFault);
+        if let Some(flow) = self.flows.get_mut(id) {
+            if !self.faulted {
+                self.faulted = true;
+                tracing::error!(
+                    client = %flow.key.client,
+                    virtual_server = %flow.key.virtual_server,
+                    %fault,
+                    "a flow broke; further ones are only counted"
+                );
+            }
+            if let Kind::Tcp(tcp) = &mut flow.kind {
+                tcp.forsake();
+            }
+        }
+        self.finish(id, Ending::Fault);
+    }
+
+    /// Repeats the last ACK of a connection in TIME_WAIT.
+    fn acknowledge(&mut self, key: &FlowKey, sent: Sent, packet: &IpPacket<'_>) {
+        let mut reply = std::mem::take(&mut self.scratch);
+        let made = crate::packet::tcp_ack(packet, sent.sequence, sent.acknowledgement, &mut reply);
+        if made.is_ok() {
+            self.sink.send_whole(&reply);
+        } else {
+            self.flows.end_time_wait(key);
+        }
+        self.scratch = reply;
+    }
+}

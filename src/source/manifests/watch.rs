@@ -1,0 +1,110 @@
+//! Wake-ups from inotify. They only make a look come sooner: what is missed here
+//! the periodic look finds.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use notify::event::{AccessKind, AccessMode};
+use notify::{ErrorKind, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::Notify;
+
+/// inotify watches on the directories that matter for a path.
+#[derive(Debug)]
+pub(super) struct Watch {
+    path: PathBuf,
+    watcher: Option<RecommendedWatcher>,
+    /// Directories that are watched, with device and inode.
+    aimed: BTreeMap<PathBuf, (u64, u64)>,
+}
+
+impl Watch {
+    /// Watches for `path`; each event leaves one permit in `wake`.
+    pub(super) fn new(path: PathBuf, wake: Arc<Notify>) -> Self {
+        let handler = move |event: notify::Result<Event>| {
+            if event.as_ref().map_or(true, is_change) {
+                wake.notify_one();
+            }
+        };
+        let watcher = notify::recommended_watcher(handler);
+        let watcher = watcher.map_err(|error| give_up(&error)).ok();
+        Self {
+            path,
+            watcher,
+            aimed: BTreeMap::new(),
+        }
+    }
+
+    /// Makes the watches fit what is there now: a directory may have been
+    /// replaced, or a symbolic link on the way re-pointed.
+    pub(super) fn aim(&mut self) {
+        let Some(watcher) = &mut self.watcher else {
+            return;
+        };
+        let wanted = directories(&self.path);
+        self.aimed.retain(|path, id| {
+            let keep = wanted.get(path) == Some(id);
+            if !keep {
+                // Fails if the directory is gone, and the watch with it.
+                let _ = watcher.unwatch(path);
+            }
+            keep
+        });
+        for (path, id) in wanted {
+            if self.aimed.contains_key(&path) {
+                continue;
+            }
+            match watcher.watch(&path, RecursiveMode::NonRecursive) {
+                Ok(()) => {
+                    self.aimed.insert(path, id);
+                }
+                Err(error) if matches!(error.kind, ErrorKind::MaxFilesWatch) => {
+                    give_up(&error);
+                    self.watcher = None;
+                    return;
+                }
+                // Gone again, or not permitted: the periodic look sees as much.
+                Err(error) => tracing::debug!(path = %path.display(), %error, "not watched"),
+            }
+        }
+    }
+}
+
+fn give_up(error: &notify::Error) {
+    tracing::warn!(
+        %error, period_ms = super::LOOK_PERIOD.as_millis(),
+        "manifests are not watched through inotify, only looked at periodically"
+    );
+}
+
+/// Looking opens files and directories, which inotify tells too.
+fn is_change(event: &Event) -> bool {
+    match event.kind {
+        EventKind::Access(kind) => kind == AccessKind::Close(AccessMode::Write),
+        EventKind::Any
+        | EventKind::Create(_)
+        | EventKind::Modify(_)
+        | EventKind::Remove(_)
+        | EventKind::Other => true,
+    }
+}
+
+/// The path itself if it is a directory, where its name stands, and where it
+/// leads if that is elsewhere.
+fn directories(path: &Path) -> BTreeMap<PathBuf, (u64, u64)> {
+    let parent = |path: &Path| match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
+        Some(parent) => parent.to_owned(),
+        None => path.to_owned(),
+    };
+    let target = fs::canonicalize(path).ok();
+    let mut candidates = vec![path.to_owned(), parent(path)];
+    candidates.extend(target.as_deref().map(parent));
+    let with_id = |path: PathBuf| {
+        let meta = fs::metadata(&path).ok().filter(fs::Metadata::is_dir)?;
+        Some((path, (meta.dev(), meta.ino())))
+    };
+    candidates.into_iter().filter_map(with_id).collect()
+}
