@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::config::RunArgs;
 
+mod demo;
 mod list;
 mod run;
 
@@ -31,17 +32,22 @@ enum Command {
     Run(Box<RunArgs>),
     /// List the virtual servers, or the flows, of the proxy that runs here
     List(list::ListArgs),
+    /// Show it: a cluster in network namespaces, the proxy in it, traffic through it
+    ///
+    /// Works as any user. Nothing outside the namespaces is touched.
+    Demo(demo::DemoArgs),
 }
 
 /// Reads the arguments of the process, does what they say and returns its exit
 /// status.
 pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Run(args) => run::run(*args),
-        Command::List(args) => list::run(&args),
+        Command::Run(args) => run::run(*args).map(|()| ExitCode::SUCCESS),
+        Command::List(args) => list::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Demo(args) => demo::run(&args),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             failure.print();
             ExitCode::from(failure.status as u8)

@@ -86,7 +86,11 @@ fn explain_how_to_enter(world: &World, console: &mut Console) -> io::Result<()> 
         world.proxy.pid(),
         world::GRAFANA
     ))?;
-    console.say(&format!("in the pod {} ({}) on the master:", client.name(), client.address()))?;
+    console.say(&format!(
+        "in the pod {} ({}) on the master:",
+        client.name(),
+        client.address()
+    ))?;
     console.command(&format!(
         "nsenter --preserve-credentials --user=/proc/{demo}/ns/user --net=/proc/{demo}/fd/{fd} \
          curl http://{}/",
@@ -111,14 +115,20 @@ fn run_command(
     arguments: &[OsString],
 ) -> Result<ExitCode, Failure> {
     let mut command = world.master().namespace().command(program);
-    command.args(arguments).env("ADMIN_SOCKET", world.proxy.admin_socket());
+    command
+        .args(arguments)
+        .env("ADMIN_SOCKET", world.proxy.admin_socket());
     let failed = |error: io::Error| Failure {
         status: Status::Failed,
         message: format!("cannot run {}: {error}", program.display()),
         mend: None,
     };
-    let status = command.spawn().and_then(|child| interrupt.wait_for_child(child));
-    status.map(|status| ExitCode::from(status_of(status))).map_err(failed)
+    let status = command
+        .spawn()
+        .and_then(|child| interrupt.wait_for_child(child));
+    status
+        .map(|status| ExitCode::from(status_of(status)))
+        .map_err(failed)
 }
 
 /// As a shell has it: the command's own, or 128 and the signal that ended it.
@@ -131,7 +141,11 @@ fn status_of(status: ExitStatus) -> u8 {
 impl From<LabError> for Failure {
     fn from(error: LabError) -> Self {
         let mend = error.mend().map(ToOwned::to_owned);
-        let status = if mend.is_some() { Status::NodeLacks } else { Status::Failed };
+        let status = if mend.is_some() {
+            Status::NodeLacks
+        } else {
+            Status::Failed
+        };
         Self::new(status, &error).with_mend(mend)
     }
 }

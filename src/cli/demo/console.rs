@@ -20,7 +20,9 @@ impl Console {
     /// In colour on a terminal, unless NO_COLOR is set (no-color.org).
     pub(super) fn of_stdout() -> Self {
         let unwanted = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self { colour: io::stdout().is_terminal() && !unwanted }
+        Self {
+            colour: io::stdout().is_terminal() && !unwanted,
+        }
     }
 
     /// A headline.
@@ -40,12 +42,16 @@ impl Console {
 
     /// A packet as it passed an interface.
     pub(super) fn wire(&mut self, interface: &str, packet: &Packet) -> io::Result<()> {
-        self.line(&format!("    {}", self.paint(DIM, &format!("{interface:<10} {packet}"))))
+        self.line(&format!(
+            "    {}",
+            self.paint(DIM, &format!("{interface:<10} {packet}"))
+        ))
     }
 
     /// Text that something else printed.
     pub(super) fn quote(&mut self, text: &str) -> io::Result<()> {
-        text.lines().try_for_each(|line| self.line(&format!("    {line}")))
+        text.lines()
+            .try_for_each(|line| self.line(&format!("    {line}")))
     }
 
     /// How it came out.
@@ -62,7 +68,11 @@ impl Console {
     }
 
     fn paint(&self, style: &str, text: &str) -> String {
-        if self.colour { format!("\x1b[{style}m{text}\x1b[0m") } else { text.to_owned() }
+        if self.colour {
+            format!("\x1b[{style}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
     }
 
     fn line(&mut self, text: &str) -> io::Result<()> {

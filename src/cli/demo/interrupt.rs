@@ -39,23 +39,32 @@ impl Interrupt {
         let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
         let (mut interrupt, mut terminate) = {
             let _entered = runtime.enter();
-            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+            (
+                signal(SignalKind::interrupt())?,
+                signal(SignalKind::terminate())?,
+            )
         };
         let shared = Arc::new(Shared::default());
         let (stop, mut stopped) = oneshot::channel();
         let seen = shared.clone();
-        let thread = thread::Builder::new().name("signals".to_owned()).spawn(move || {
-            runtime.block_on(async {
-                loop {
-                    tokio::select! {
-                        _ = interrupt.recv() => seen.came(false),
-                        _ = terminate.recv() => seen.came(true),
-                        _ = &mut stopped => return,
+        let thread = thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(move || {
+                runtime.block_on(async {
+                    loop {
+                        tokio::select! {
+                            _ = interrupt.recv() => seen.came(false),
+                            _ = terminate.recv() => seen.came(true),
+                            _ = &mut stopped => return,
+                        }
                     }
-                }
-            });
-        })?;
-        Ok(Self { shared, stop: Some(stop), thread: Some(thread) })
+                });
+            })?;
+        Ok(Self {
+            shared,
+            stop: Some(stop),
+            thread: Some(thread),
+        })
     }
 
     /// Whether one came.
@@ -65,7 +74,10 @@ impl Interrupt {
 
     /// Waits until one came.
     pub(super) fn wait(&self) {
-        let waited = self.shared.changed.wait_while(self.shared.lock(), |state| !state.came);
+        let waited = self
+            .shared
+            .changed
+            .wait_while(self.shared.lock(), |state| !state.came);
         drop(waited);
     }
 

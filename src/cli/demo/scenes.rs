@@ -38,13 +38,28 @@ enum Trouble {
 type Scene = fn(&World, &mut Console) -> Outcome;
 
 const SCENES: [(&str, Scene); 8] = [
-    ("1. \"Every node owns the service IPs\": here none does, a route leads to the proxy", nobody_owns),
-    ("2. \"Reaching a service IP is reaching the host\": here it is not", not_the_host),
-    ("3. \"The source is the service IP itself\": here it is the client's own", own_source),
-    ("4. \"With MASQUERADE the packet leaves from flannel.1's 10.1.15.0\": so it does here", masquerade),
+    (
+        "1. \"Every node owns the service IPs\": here none does, a route leads to the proxy",
+        nobody_owns,
+    ),
+    (
+        "2. \"Reaching a service IP is reaching the host\": here it is not",
+        not_the_host,
+    ),
+    (
+        "3. \"The source is the service IP itself\": here it is the client's own",
+        own_source,
+    ),
+    (
+        "4. \"With MASQUERADE the packet leaves from flannel.1's 10.1.15.0\": so it does here",
+        masquerade,
+    ),
     ("5. Three real servers take turns", round_robin),
     ("6. UDP: a question to the DNS service", udp),
-    ("7. A real server that refuses is stepped over", stepped_over),
+    (
+        "7. A real server that refuses is stepped over",
+        stepped_over,
+    ),
     ("8. kube-tun-proxy list", list),
 ];
 
@@ -73,7 +88,11 @@ pub(super) fn tell(
 fn introduce(world: &World, console: &mut Console) -> io::Result<()> {
     console.title("A cluster in network namespaces; nothing outside them is touched")?;
     for node in world.cluster.nodes() {
-        let pods: Vec<String> = node.pods().iter().map(|pod| pod.address().to_string()).collect();
+        let pods: Vec<String> = node
+            .pods()
+            .iter()
+            .map(|pod| pod.address().to_string())
+            .collect();
         console.say(&format!(
             "{:<7} {}  {} {}  pods {}",
             node.name(),
@@ -106,10 +125,16 @@ fn nobody_owns(world: &World, console: &mut Console) -> Outcome {
     for (who, from) in [("the master", master), ("a pod on it", client_pod(world))] {
         let took = client::ping(from, METRICS.ip(), 56, LIMIT)
             .map_err(|error| unexpected(format!("ping {} from {who}: {error}", METRICS.ip())))?;
-        console.say(&format!("ping {} from {who}: answered in {took:.0?}", METRICS.ip()))?;
+        console.say(&format!(
+            "ping {} from {who}: answered in {took:.0?}",
+            METRICS.ip()
+        ))?;
     }
     show(console, TUN, &capture.stop()?.packets().collect::<Vec<_>>())?;
-    Ok(format!("{} is no address of this node, and answers ping", METRICS.ip()))
+    Ok(format!(
+        "{} is no address of this node, and answers ping",
+        METRICS.ip()
+    ))
 }
 
 /// Conclusion two: `ssh root@10.0.0.3` ended on the host itself.
@@ -127,7 +152,9 @@ fn not_the_host(world: &World, console: &mut Console) -> Outcome {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
         other => return Err(unexpected(format!("{through_service} said {other:?}"))),
     }
-    expect(sshd.accepted() == 0, || "the master's own sshd was reached".to_owned())?;
+    expect(sshd.accepted() == 0, || {
+        "the master's own sshd was reached".to_owned()
+    })?;
     let directly = SocketAddr::new(world.master().address().into(), SSH);
     let seen = client::who(master, directly, LIMIT)?;
     Ok(format!(
@@ -145,10 +172,13 @@ fn own_source(world: &World, console: &mut Console) -> Outcome {
     let (lo, tun) = (lo.stop()?, tun.stop()?);
     let syns: Vec<Packet> = tun.packets().filter(Packet::is_syn).collect();
     show(console, TUN, &syns)?;
-    expect(!lo.packets().any(|packet| packet.touches(METRICS.ip())), || {
-        format!("{} was seen on lo", METRICS.ip())
+    expect(
+        !lo.packets().any(|packet| packet.touches(METRICS.ip())),
+        || format!("{} was seen on lo", METRICS.ip()),
+    )?;
+    expect(syns.len() == 2, || {
+        format!("{} SYNs on {TUN}, not 2", syns.len())
     })?;
-    expect(syns.len() == 2, || format!("{} SYNs on {TUN}, not 2", syns.len()))?;
     expect(syns.iter().all(|syn| syn.source != METRICS.ip()), || {
         format!("a client came from {}", METRICS.ip())
     })?;
@@ -170,18 +200,26 @@ fn masquerade(world: &World, console: &mut Console) -> Outcome {
     show(console, overlay, &packets)?;
     let source = IpAddr::from(world.master().overlay_address());
     let real_server = world.cluster.pod("pod-5").at(METRICS.port());
-    for packet in packets.iter().chain(&arriving.packets().collect::<Vec<_>>()) {
+    for packet in packets
+        .iter()
+        .chain(&arriving.packets().collect::<Vec<_>>())
+    {
         expect(!packet.touches(METRICS.ip()), || {
             format!("the service IP was on {overlay}: {packet}")
         })?;
-        expect(!packet.is_syn() || (packet.source, packet.to()) == (source, real_server), || {
-            format!("not from {source} to {real_server}: {packet}")
-        })?;
+        expect(
+            !packet.is_syn() || (packet.source, packet.to()) == (source, real_server),
+            || format!("not from {source} to {real_server}: {packet}"),
+        )?;
     }
     let arrived = arriving.packets().filter(Packet::is_syn).count();
-    expect(arrived == 2, || format!("{arrived} SYNs arrived on node2, not 2"))?;
+    expect(arrived == 2, || {
+        format!("{arrived} SYNs arrived on node2, not 2")
+    })?;
     for seen in [seen, from_pod] {
-        expect(seen.peer.ip() == source, || format!("the pod saw {}", seen.peer))?;
+        expect(seen.peer.ip() == source, || {
+            format!("the pod saw {}", seen.peer)
+        })?;
     }
     Ok(format!(
         "{METRICS} arrives at {real_server} from {source}, from the node as from a pod on it, and \
@@ -197,27 +235,44 @@ fn round_robin(world: &World, console: &mut Console) -> Outcome {
     for _ in 0..TURNS * PODS {
         names.push(ask(world.master().namespace(), GRAFANA)?.name);
     }
-    console.say(&format!("{} connections to {GRAFANA}: {}", names.len(), names.join(" ")))?;
+    console.say(&format!(
+        "{} connections to {GRAFANA}: {}",
+        names.len(),
+        names.join(" ")
+    ))?;
     let (first, rest) = names.split_at(PODS);
     let mut distinct = first.to_vec();
     distinct.sort();
     distinct.dedup();
-    expect(distinct.len() == PODS && rest.chunks(PODS).all(|turn| turn == first), || {
-        "the real servers did not take equal turns".to_owned()
-    })?;
+    expect(
+        distinct.len() == PODS && rest.chunks(PODS).all(|turn| turn == first),
+        || "the real servers did not take equal turns".to_owned(),
+    )?;
     Ok(format!("each of {PODS} once in {PODS}, in the same order"))
 }
 
 fn udp(world: &World, console: &mut Console) -> Outcome {
     let (master, overlay) = (world.master().namespace(), world.cluster.overlay());
-    let (inside, outside) = (Capture::start(master, TUN)?, Capture::start(master, overlay)?);
+    let (inside, outside) = (
+        Capture::start(master, TUN)?,
+        Capture::start(master, overlay)?,
+    );
     let answer = client::udp_exchange(client_pod(world), DNS, &dns_question(), LIMIT)?;
     let seen = Seen::parse(&String::from_utf8_lossy(&answer))?;
     show(console, TUN, &inside.stop()?.packets().collect::<Vec<_>>())?;
-    show(console, overlay, &outside.stop()?.packets().collect::<Vec<_>>())?;
+    show(
+        console,
+        overlay,
+        &outside.stop()?.packets().collect::<Vec<_>>(),
+    )?;
     let source = IpAddr::from(world.master().overlay_address());
-    expect(seen.peer.ip() == source, || format!("{} saw {}", seen.name, seen.peer))?;
-    Ok(format!("{} answered, and saw {}; the client saw {DNS}", seen.name, seen.peer))
+    expect(seen.peer.ip() == source, || {
+        format!("{} saw {}", seen.name, seen.peer)
+    })?;
+    Ok(format!(
+        "{} answered, and saw {}; the client saw {DNS}",
+        seen.name, seen.peer
+    ))
 }
 
 fn stepped_over(world: &World, console: &mut Console) -> Outcome {
@@ -229,12 +284,21 @@ fn stepped_over(world: &World, console: &mut Console) -> Outcome {
         names.push(ask(master, DASHBOARD)?.name);
     }
     let captured = capture.stop()?;
-    let opening = |packet: &Packet| packet.tcp_flags().is_some_and(|flags| flags.syn || flags.rst);
+    let opening = |packet: &Packet| {
+        packet
+            .tcp_flags()
+            .is_some_and(|flags| flags.syn || flags.rst)
+    };
     let opening: Vec<Packet> = captured.packets().filter(opening).collect();
     show(console, overlay, &opening)?;
-    let refused = opening.iter().filter(|packet| packet.tcp_flags().is_some_and(|f| f.rst)).count();
+    let refused = opening
+        .iter()
+        .filter(|packet| packet.tcp_flags().is_some_and(|f| f.rst))
+        .count();
     expect(refused > 0, || "10.1.65.6:8443 was never tried".to_owned())?;
-    expect(names.iter().all(|name| name == "pod-7"), || format!("answers from {names:?}"))?;
+    expect(names.iter().all(|name| name == "pod-7"), || {
+        format!("answers from {names:?}")
+    })?;
     Ok(format!(
         "{CONNECTIONS} connections to {DASHBOARD}, {refused} times refused by 10.1.65.6, all \
          answered by 10.1.65.7"
@@ -246,9 +310,13 @@ fn list(world: &World, console: &mut Console) -> Outcome {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     console.quote(&text)?;
     let errors = String::from_utf8_lossy(&output.stderr);
-    expect(output.status.success(), || format!("list ended ({}): {errors}", output.status))?;
+    expect(output.status.success(), || {
+        format!("list ended ({}): {errors}", output.status)
+    })?;
     for service in [METRICS, GRAFANA, DNS, DASHBOARD] {
-        expect(text.contains(&service.to_string()), || format!("{service} is not in it"))?;
+        expect(text.contains(&service.to_string()), || {
+            format!("{service} is not in it")
+        })?;
     }
     Ok("as ipvsadm -Ln has it".to_owned())
 }
@@ -277,11 +345,18 @@ fn client_pod(world: &World) -> &Namespace {
 }
 
 fn show(console: &mut Console, interface: &str, packets: &[Packet]) -> io::Result<()> {
-    packets.iter().take(SHOWN).try_for_each(|packet| console.wire(interface, packet))
+    packets
+        .iter()
+        .take(SHOWN)
+        .try_for_each(|packet| console.wire(interface, packet))
 }
 
 fn expect(truth: bool, otherwise: impl FnOnce() -> String) -> Result<(), Trouble> {
-    if truth { Ok(()) } else { Err(Trouble::Unexpected(otherwise())) }
+    if truth {
+        Ok(())
+    } else {
+        Err(Trouble::Unexpected(otherwise()))
+    }
 }
 
 fn unexpected(text: String) -> Trouble {
@@ -300,7 +375,10 @@ fn route_through(routes: &str, device: &str) -> Option<String> {
             return None;
         }
         let destination = Ipv4Addr::from(number(1)?.to_ne_bytes());
-        Some(format!("{destination}/{} dev {device}", number(7)?.count_ones()))
+        Some(format!(
+            "{destination}/{} dev {device}",
+            number(7)?.count_ones()
+        ))
     })
 }
 

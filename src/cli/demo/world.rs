@@ -5,9 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::lab::manifests::Manifests;
 use crate::lab::servers::{Server, Tcp, Udp};
-use crate::lab::{
-    Cluster, ClusterBuilder, LabError, Node, ProxyOptions, ProxyProcess,
-};
+use crate::lab::{Cluster, ClusterBuilder, LabError, Node, ProxyOptions, ProxyProcess};
 
 /// The pod on the master that asks.
 pub(super) const CLIENT: &str = "client";
@@ -28,10 +26,22 @@ pub(super) const DNS: SocketAddr = service([10, 0, 0, 2], 53);
 pub(super) const DASHBOARD: SocketAddr = service([10, 0, 23, 176], 443);
 
 const MANIFESTS: [(&str, &str); 4] = [
-    ("dashboard.yaml", include_str!("../../../config/demo/dashboard.yaml")),
-    ("grafana.yaml", include_str!("../../../config/demo/grafana.yaml")),
-    ("kube-dns.yaml", include_str!("../../../config/demo/kube-dns.yaml")),
-    ("metrics-server.yaml", include_str!("../../../config/demo/metrics-server.yaml")),
+    (
+        "dashboard.yaml",
+        include_str!("../../../config/demo/dashboard.yaml"),
+    ),
+    (
+        "grafana.yaml",
+        include_str!("../../../config/demo/grafana.yaml"),
+    ),
+    (
+        "kube-dns.yaml",
+        include_str!("../../../config/demo/kube-dns.yaml"),
+    ),
+    (
+        "metrics-server.yaml",
+        include_str!("../../../config/demo/metrics-server.yaml"),
+    ),
 ];
 
 /// Everything that runs; it ends in the order of the fields.
@@ -54,14 +64,25 @@ impl World {
         for (file, text) in MANIFESTS {
             manifests.write(file, text)?;
         }
-        let binary = env::current_exe()
-            .map_err(|cause| LabError::File { path: "/proc/self/exe".into(), cause })?;
-        let cidrs = [cluster.service_cidr().into(), cluster.service_cidr6().into()];
-        let options =
-            ProxyOptions::new(manifests.path(), &cidrs).argument("--tun-name").argument(TUN);
+        let binary = env::current_exe().map_err(|cause| LabError::File {
+            path: "/proc/self/exe".into(),
+            cause,
+        })?;
+        let cidrs = [
+            cluster.service_cidr().into(),
+            cluster.service_cidr6().into(),
+        ];
+        let options = ProxyOptions::new(manifests.path(), &cidrs)
+            .argument("--tun-name")
+            .argument(TUN);
         let master = cluster.node("master").namespace();
         let proxy = ProxyProcess::start(master, &binary, &options)?;
-        Ok(Self { proxy, _servers: servers, manifests, cluster })
+        Ok(Self {
+            proxy,
+            _servers: servers,
+            manifests,
+            cluster,
+        })
     }
 
     /// The node with the proxy.
@@ -77,7 +98,9 @@ impl World {
 
 fn start_servers(cluster: &Cluster) -> Result<Vec<Server>, LabError> {
     let http = |pod: &str, port| cluster.pod(pod).serve_tcp(port, Tcp::Http(pod.to_owned()));
-    let dns = cluster.pod("pod-6").serve_udp(DNS.port(), Udp::Who("pod-6".to_owned()))?;
+    let dns = cluster
+        .pod("pod-6")
+        .serve_udp(DNS.port(), Udp::Who("pod-6".to_owned()))?;
     Ok(vec![
         http("pod-5", METRICS.port())?,
         http("pod-5", GRAFANA.port())?,
