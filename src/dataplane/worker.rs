@@ -10,7 +10,6 @@
 //! a turn is ours to choose.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -32,16 +31,18 @@ use super::sink::TunSink;
 use super::stats::{WorkerStats, add};
 use super::tcp_flow::{Ending, TcpFlow};
 use super::timers::Timers;
-use super::udp_flow::UdpFlow;
 use super::view::FlowView;
-use crate::ipvs::{Connection, DropReason, Protocol, VirtualAddress, VirtualServer};
+use crate::ipvs::{DropReason, Protocol, VirtualServer};
 use crate::netstack::{EndpointPool, Stack, StackConfig};
 use crate::packet::{ErrorLimiter, ErrorLimits, FragmentLimits, FragmentStore};
 use crate::tun::{MAX_FRAME_LEN, Queue};
 
+mod flow;
 mod receive;
 mod tcp;
 mod udp;
+
+pub(super) use flow::{Dial, Flow, Kind};
 
 /// Packets taken from the queue before flows have their turn.
 const BATCH: usize = 64;
@@ -58,47 +59,6 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 const QUEUE: Token = Token(usize::MAX);
 pub(super) const MAILBOX: Token = Token(usize::MAX - 1);
-
-/// One flow and what is known about it whatever its protocol.
-#[derive(Debug)]
-pub(super) struct Flow {
-    pub(super) key: FlowKey,
-    pub(super) kind: Kind,
-    pub(super) server: Arc<VirtualServer>,
-    /// The count on the real server that has the flow or is being tried.
-    pub(super) connection: Option<Connection>,
-    pub(super) started: Instant,
-    pub(super) attempts: u32,
-    pub(super) dial_time: Option<Duration>,
-    pub(super) source: Option<SocketAddr>,
-    /// Bytes of memory accounted for its rings.
-    pub(super) held: usize,
-    /// Counted by [`HalfOpen`].
-    pub(super) half_open: bool,
-    dirty: bool,
-    armed: Option<Instant>,
-}
-
-#[derive(Debug)]
-pub(super) enum Kind {
-    /// A SYN waits for a real server.
-    Dialing(Dial),
-    Tcp(Box<TcpFlow<KernelSocket>>),
-    Udp(UdpFlow),
-}
-
-/// A connection that is being opened: the SYN as it came and nothing else.
-#[derive(Debug)]
-pub(super) struct Dial {
-    pub(super) syn: Box<[u8]>,
-    pub(super) sequence: u32,
-    pub(super) socket: Option<KernelSocket>,
-    pub(super) deadline: Instant,
-    pub(super) tried: Vec<SocketAddr>,
-    /// Some real server said no, as opposed to nothing.
-    pub(super) refused: bool,
-    pub(super) unreachable: bool,
-}
 
 pub(super) struct Worker {
     index: usize,
@@ -464,75 +424,4 @@ impl Worker {
 enum Mail {
     Read,
     Stop,
-}
-
-impl Flow {
-    fn is_retired(&self) -> bool {
-        let connection = self.connection.as_ref();
-        connection.is_some_and(|connection| connection.real_server().is_retired())
-    }
-
-    fn bytes(&self) -> (u64, u64) {
-        match &self.kind {
-            Kind::Dialing(_) => (0, 0),
-            Kind::Tcp(tcp) => (tcp.bytes_in(), tcp.bytes_out()),
-            Kind::Udp(udp) => (udp.bytes_in(), udp.bytes_out()),
-        }
-    }
-
-    fn real_server(&self) -> Option<SocketAddr> {
-        self.connection
-            .as_ref()
-            .map(|connection| connection.real_server().address)
-    }
-
-    fn record(&self, ending: Ending, now: Instant) -> FlowRecord {
-        let (bytes_in, bytes_out) = self.bytes();
-        FlowRecord {
-            protocol: self.key.protocol,
-            service: Arc::clone(&self.server.service),
-            client: self.key.client,
-            virtual_server: self.key.virtual_server,
-            real_server: self.real_server(),
-            source: self.source,
-            attempts: self.attempts,
-            dial_time: self.dial_time,
-            duration: now.saturating_duration_since(self.started),
-            bytes_in,
-            bytes_out,
-            ending,
-        }
-    }
-
-    fn view(&self, now: Instant, config: &super::DataplaneConfig) -> FlowView {
-        let (state, ends) = match &self.kind {
-            Kind::Dialing(dial) => ("SYN_RECV", Some(dial.deadline)),
-            Kind::Udp(udp) => ("UDP", Some(udp.deadline(config.udp_timeout))),
-            Kind::Tcp(tcp) => {
-                let idle = config
-                    .tcp_timeouts
-                    .idle
-                    .map(|idle| tcp.last_active() + idle);
-                (tcp.state_name(), idle)
-            }
-        };
-        let (bytes_in, bytes_out) = self.bytes();
-        FlowView {
-            protocol: self.key.protocol,
-            client: self.key.client,
-            virtual_server: VirtualAddress {
-                ip: self.key.virtual_server.ip(),
-                port: self.key.virtual_server.port(),
-                protocol: self.key.protocol,
-            },
-            service: Arc::clone(&self.server.service),
-            real_server: self.real_server(),
-            source: self.source,
-            state,
-            expires: ends.map(|ends| ends.saturating_duration_since(now)),
-            age: now.saturating_duration_since(self.started),
-            bytes_in,
-            bytes_out,
-        }
-    }
 }
