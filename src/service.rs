@@ -18,6 +18,9 @@ pub mod service_port;
 pub mod slice_cache;
 pub mod topology;
 
+#[cfg(test)]
+mod fixtures;
+
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
