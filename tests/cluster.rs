@@ -10,6 +10,8 @@ use std::process::ExitCode;
 use kube_tun_proxy::lab;
 use libtest_mimic::{Arguments, Trial};
 
+#[path = "cluster/demo.rs"]
+mod demo;
 #[path = "cluster/lab.rs"]
 mod lab_itself;
 #[path = "cluster/lab_servers.rs"]
@@ -22,7 +24,7 @@ const TRIALS_AT_A_TIME: usize = 4;
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(TRIALS_AT_A_TIME);
-    let trials: Vec<Trial> = [lab_itself::trials(), lab_servers::trials()]
+    let trials: Vec<Trial> = [demo::trials(), lab_itself::trials(), lab_servers::trials()]
         .into_iter()
         .flatten()
         .collect();

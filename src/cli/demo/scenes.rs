@@ -197,7 +197,9 @@ fn masquerade(world: &World, console: &mut Console) -> Outcome {
     console.quote(&format!("{} saw {}", seen.name, seen.peer))?;
     let (leaving, arriving) = (leaving.stop()?, arriving.stop()?);
     let packets: Vec<Packet> = leaving.packets().collect();
-    show(console, overlay, &packets)?;
+    let of_ours = |packet: &&Packet| packet.from() == seen.peer || packet.to() == seen.peer;
+    let ours: Vec<Packet> = packets.iter().filter(of_ours).cloned().collect();
+    show(console, overlay, &ours)?;
     let source = IpAddr::from(world.master().overlay_address());
     let real_server = world.cluster.pod("pod-5").at(METRICS.port());
     for packet in packets
@@ -259,12 +261,14 @@ fn udp(world: &World, console: &mut Console) -> Outcome {
     );
     let answer = client::udp_exchange(client_pod(world), DNS, &dns_question(), LIMIT)?;
     let seen = Seen::parse(&String::from_utf8_lossy(&answer))?;
-    show(console, TUN, &inside.stop()?.packets().collect::<Vec<_>>())?;
-    show(
-        console,
-        overlay,
-        &outside.stop()?.packets().collect::<Vec<_>>(),
-    )?;
+    for (interface, capture) in [(TUN, inside), (overlay, outside)] {
+        // Connections of the scenes before may still be closing.
+        let captured = capture.stop()?;
+        let of_dns = captured
+            .packets()
+            .filter(|packet| packet.tcp_flags().is_none());
+        show(console, interface, &of_dns.collect::<Vec<_>>())?;
+    }
     let source = IpAddr::from(world.master().overlay_address());
     expect(seen.peer.ip() == source, || {
         format!("{} saw {}", seen.name, seen.peer)
