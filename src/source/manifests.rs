@@ -25,7 +25,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::Batch;
-use scan::Scanner;
+use scan::{Clock, Scanner};
 use watch::Watch;
 
 pub mod parse;
@@ -64,7 +64,7 @@ pub async fn run(
         let look = spawn_blocking(move || {
             // Before the look: what changes after it wakes us.
             watch.aim();
-            let look = scanner.look();
+            let look = scanner.look(Clock::read());
             (watch, scanner, look)
         });
         let look = match look.await {

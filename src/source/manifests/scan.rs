@@ -88,14 +88,26 @@ impl Print {
     }
 }
 
-/// Whether a file was left alone for [`SETTLE`] by its own account.
-fn is_old(meta: &Metadata) -> bool {
-    let modified = meta.modified().ok();
-    modified.is_some_and(|m| {
-        SystemTime::now()
-            .duration_since(m)
-            .is_ok_and(|age| age >= SETTLE)
-    })
+/// The time of a look: one clock for what was seen, one for what files say.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    pub(super) now: Instant,
+    pub(super) wall: SystemTime,
+}
+
+impl Clock {
+    pub(super) fn read() -> Self {
+        Self {
+            now: Instant::now(),
+            wall: SystemTime::now(),
+        }
+    }
+
+    /// Whether a file was left alone for [`SETTLE`] by its own account.
+    fn is_old(&self, meta: &Metadata) -> bool {
+        let age = meta.modified().map(|m| self.wall.duration_since(m));
+        matches!(age, Ok(Ok(age)) if age >= SETTLE)
+    }
 }
 
 impl Scanner {
@@ -112,9 +124,8 @@ impl Scanner {
     }
 
     /// Looks at every file, and reads those that changed and have settled.
-    pub(super) fn look(&mut self) -> Look {
+    pub(super) fn look(&mut self, clock: Clock) -> Look {
         let mut look = Look::default();
-        let now = Instant::now();
         let listing = match list(&self.path) {
             Ok(listing) => listing,
             Err(error) => {
@@ -130,9 +141,9 @@ impl Scanner {
             }
         };
         self.path_error = None;
-        let mut changed = self.drop_missing(&listing, now, &mut look);
+        let mut changed = self.drop_missing(&listing, clock.now, &mut look);
         for (file, meta) in listing {
-            changed |= self.look_at(file, meta, now, &mut look);
+            changed |= self.look_at(file, meta, clock, &mut look);
         }
         if !self.started && look.unread {
             return look;
@@ -180,9 +191,10 @@ impl Scanner {
         &mut self,
         file: Arc<Path>,
         meta: io::Result<Metadata>,
-        now: Instant,
+        clock: Clock,
         look: &mut Look,
     ) -> bool {
+        let now = clock.now;
         let tracked = self.files.entry(file.clone()).or_insert(Tracked {
             seen: None,
             since: now,
@@ -208,7 +220,7 @@ impl Scanner {
             tracked.since = now;
             tracked.restless.get_or_insert(now);
         }
-        let mut settled = is_old(&meta) || now.duration_since(tracked.since) >= SETTLE;
+        let mut settled = clock.is_old(&meta) || now.duration_since(tracked.since) >= SETTLE;
         let impatient = tracked
             .restless
             .is_some_and(|r| now.duration_since(r) >= PATIENCE);

@@ -149,8 +149,14 @@ impl Sink {
         &mut self.parsed.errors
     }
 
-    pub(super) fn ignore(&mut self, api_version: &str, kind: &str) {
+    /// Counts an object of the current document.
+    pub(super) fn count(&mut self) {
         self.item += 1;
+    }
+
+    /// Notes an object that is not ours.
+    pub(super) fn ignore(&mut self, api_version: &str, kind: &str) {
+        self.count();
         let name = format!("{api_version} {kind}");
         self.parsed.ignored.insert(name);
     }
@@ -160,6 +166,7 @@ impl Sink {
     where
         D: Deserializer<'de>,
     {
+        self.count();
         let object = match element {
             Element::Service => {
                 let service = v1::Service::deserialize(object)?;
@@ -178,7 +185,6 @@ impl Sink {
                 Node::from_api(&node).map(|n| Object::Node(Arc::new(n)))
             }
         };
-        self.item += 1;
         let origin = Origin {
             file: self.file.clone(),
             document: self.document,
