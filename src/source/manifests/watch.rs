@@ -38,11 +38,13 @@ impl Watch {
     }
 
     /// Makes the watches fit what is there now: a directory may have been
-    /// replaced, or a symbolic link on the way re-pointed.
-    pub(super) fn aim(&mut self) {
+    /// replaced, or a symbolic link on the way re-pointed. The answer is whether
+    /// something is watched that was not before.
+    pub(super) fn aim(&mut self) -> bool {
         let Some(watcher) = &mut self.watcher else {
-            return;
+            return false;
         };
+        let mut new = false;
         let wanted = directories(&self.path);
         self.aimed.retain(|path, id| {
             let keep = wanted.get(path) == Some(id);
@@ -59,16 +61,18 @@ impl Watch {
             match watcher.watch(&path, RecursiveMode::NonRecursive) {
                 Ok(()) => {
                     self.aimed.insert(path, id);
+                    new = true;
                 }
                 Err(error) if matches!(error.kind, ErrorKind::MaxFilesWatch) => {
                     give_up(&error);
                     self.watcher = None;
-                    return;
+                    return false;
                 }
                 // Gone again, or not permitted: the periodic look sees as much.
                 Err(error) => tracing::debug!(path = %path.display(), %error, "not watched"),
             }
         }
+        new
     }
 }
 
