@@ -106,9 +106,17 @@ fn directories(path: &Path) -> BTreeMap<PathBuf, (u64, u64)> {
     let target = fs::canonicalize(path).ok();
     let mut candidates = vec![path.to_owned(), parent(path)];
     candidates.extend(target.as_deref().map(parent));
-    let with_id = |path: PathBuf| {
-        let meta = fs::metadata(&path).ok().filter(fs::Metadata::is_dir)?;
-        Some((path, (meta.dev(), meta.ino())))
-    };
-    candidates.into_iter().filter_map(with_id).collect()
+    let mut wanted = BTreeMap::new();
+    for path in candidates {
+        let Ok(meta) = fs::metadata(&path) else {
+            continue;
+        };
+        // One watch for each directory, whatever it is called: taking one away
+        // would take the other with it.
+        let id = (meta.dev(), meta.ino());
+        if meta.is_dir() && !wanted.values().any(|other| *other == id) {
+            wanted.insert(path, id);
+        }
+    }
+    wanted
 }
