@@ -227,13 +227,24 @@ impl Worker {
             return;
         };
         match &mut flow.kind {
-            Kind::Dialing(_) => self.dial_ready(id),
-            Kind::Tcp(tcp) => {
-                let closed = event.is_read_closed() || event.is_error();
-                tcp.server_ready(event.is_readable() || closed, event.is_writable(), closed);
-                self.mark(id);
+            Kind::Dialing(_) => {
+                self.dial_ready(id);
+                // epoll tells of a change once: the event of a connection may be
+                // that of its first bytes, or of its end, as well.
+                self.server_ready(id, event);
             }
+            Kind::Tcp(_) => self.server_ready(id, event),
             Kind::Udp(_) => self.udp_ready(id),
+        }
+    }
+
+    fn server_ready(&mut self, id: FlowId, event: &Event) {
+        if let Some(flow) = self.flows.get_mut(id)
+            && let Kind::Tcp(tcp) = &mut flow.kind
+        {
+            let closed = event.is_read_closed() || event.is_error();
+            tcp.server_ready(event.is_readable() || closed, event.is_writable(), closed);
+            self.mark(id);
         }
     }
 

@@ -28,7 +28,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         .both("the_port_of_a_flow_in_time_wait", reuse_in_time_wait)
         .both("the_port_of_a_flow_that_was_reset", reuse_after_reset)
         .both("a_client_that_started_anew", restarted_client)
-        .both("a_client_that_started_anew_while_closing", restarted_while_closing)
+        .both(
+            "a_client_that_started_anew_while_closing",
+            restarted_while_closing,
+        )
         .done()
 }
 
@@ -241,7 +244,10 @@ fn restarted(
     world.wait_for_flows("the first byte", |flows| {
         flows.iter().any(|flow| flow.bytes_to_real_server == 1)
     })?;
-    let (name, node) = (world.client_pod().name().to_owned(), world.node().name().to_owned());
+    let (name, node) = (
+        world.client_pod().name().to_owned(),
+        world.node().name().to_owned(),
+    );
     world.cluster.remove_pod(&name)?;
     world.cluster.add_pod(&node, PodSpec::new(&name, 21))?;
     let limit = Duration::from_millis(900);

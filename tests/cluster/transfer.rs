@@ -24,10 +24,18 @@ const MEMORY_OF_A_FLOW: u64 = (2 << 20) + (1 << 20);
 
 pub(crate) fn trials() -> Vec<Trial> {
     Trials::of("transfer")
-        .both("sixty_four_mib_up_from_a_pod", |family| up(family, Client::Pod))
-        .both("sixty_four_mib_up_from_the_node", |family| up(family, Client::Node))
-        .both("hundred_mb_down_to_a_pod", |family| down(family, Client::Pod))
-        .both("hundred_mb_down_to_the_node", |family| down(family, Client::Node))
+        .both("sixty_four_mib_up_from_a_pod", |family| {
+            up(family, Client::Pod)
+        })
+        .both("sixty_four_mib_up_from_the_node", |family| {
+            up(family, Client::Node)
+        })
+        .both("hundred_mb_down_to_a_pod", |family| {
+            down(family, Client::Pod)
+        })
+        .both("hundred_mb_down_to_the_node", |family| {
+            down(family, Client::Node)
+        })
         .both("both_ways_at_once", both_ways)
         .both("a_real_server_that_reads_slowly", slow_server)
         .both("a_real_server_that_waits", server_that_waits)
