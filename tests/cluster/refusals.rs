@@ -4,12 +4,14 @@ use std::fs;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use kube_tun_proxy::lab::capture::Protocol as Wire;
 use kube_tun_proxy::lab::manifests::{self, Endpoint, Port};
 use kube_tun_proxy::lab::servers::{Tcp, Udp};
-use kube_tun_proxy::lab::{ProxyOptions, ProxyProcess, TempDir, client};
+use kube_tun_proxy::lab::{ProxyProcess, client};
 use kube_tun_proxy::service::Protocol;
 use libtest_mimic::{Failed, Trial};
 
@@ -18,6 +20,10 @@ use super::world::{
     BINARY, CLIENTS, Client, FAMILIES, Family, LIMIT, SILENCE, Trials, World, expect_kind,
     expect_refused, expect_silence, joined, syns, wait_until,
 };
+
+/// Between two files that appear: well under the 150 ms for which a file must
+/// have been left alone.
+const BETWEEN_FILES: Duration = Duration::from_millis(20);
 
 pub(crate) fn trials() -> Vec<Trial> {
     Trials::of("refusals")
@@ -150,41 +156,59 @@ fn before_the_first_full_state() -> Result<(), Failed> {
     let world = World::other()?;
     world.serve("web", 5, &[Port::tcp("", 80, 8000)], &[world.pod(0)])?;
     let _servers = world.who_servers(8000)?;
-    let elsewhere = TempDir::new()?;
-    let later = elsewhere.path().join("objects");
-    let options = ProxyOptions::new(&later, &world.service_cidrs())
-        .environment("RUST_LOG", "info,kube_tun_proxy::dataplane=trace");
-    let node = world.node().namespace();
-    let proxy = ProxyProcess::spawn(node, Path::new(BINARY), &options)?;
-    let log = |text| match proxy.wait_for_log(text, LIMIT) {
-        Some(_) => Ok(()),
-        None => Err(format!("no {text:?} in the log:\n{}", proxy.log())),
-    };
-    log("manifests cannot be read")?;
-    let healthz = |path| client::http_get(node, proxy.healthz(), path, LIMIT);
-    let (status, body) = healthz("/readyz")?;
-    assert_eq!(status, 503, "{body}");
-    assert!(body.contains("first full state"), "{body}");
-    assert_eq!(healthz("/livez")?.0, 200);
+    // The first full state is there once each file has been left alone for a
+    // while, and there is always one that has not.
+    let complete = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _complete = OnDrop(&complete);
+        scope.spawn(|| {
+            for number in 0.. {
+                let file = world.manifests.path().join(format!("new-{number}.yaml"));
+                if complete.load(Ordering::Relaxed) || fs::write(file, "").is_err() {
+                    break;
+                }
+                thread::sleep(BETWEEN_FILES);
+            }
+        });
+        let (node, options) = (world.node().namespace(), world.options());
+        let proxy = ProxyProcess::spawn(node, Path::new(BINARY), &options)?;
+        if proxy.wait_for_log("started", LIMIT).is_none() {
+            return Err(format!("not started:\n{}", proxy.log()).into());
+        }
+        let healthz = |path| client::http_get(node, proxy.healthz(), path, LIMIT);
+        let (status, body) = healthz("/readyz")?;
+        assert_eq!(status, 503, "{body}");
+        assert!(body.contains("first full state"), "{body}");
+        assert_eq!(healthz("/livez")?.0, 200);
 
-    let clients: Vec<_> = FAMILIES
-        .into_iter()
-        .flat_map(|family| CLIENTS.map(|client| (family, client)))
-        .map(|(family, client)| {
-            let (from, vip) = (world.from(client).clone(), world.vip_at(family, 5, 80));
-            thread::spawn(move || client::who(&from, vip, LIMIT))
-        })
-        .collect();
-    // The first SYNs are dropped; only then do the objects come.
-    wait_until("SYNs that are dropped", || {
-        Ok(proxy.log().matches("reason=\"not_synced\"").count() >= clients.len())
-    })?;
-    fs::rename(world.manifests.path(), &later)?;
-    for client in clients {
-        assert_eq!(joined(client)?.name, "red");
+        let clients: Vec<_> = FAMILIES
+            .into_iter()
+            .flat_map(|family| CLIENTS.map(|client| (family, client)))
+            .map(|(family, client)| {
+                let (from, vip) = (world.from(client).clone(), world.vip_at(family, 5, 80));
+                thread::spawn(move || client::who(&from, vip, LIMIT))
+            })
+            .collect();
+        wait_until("SYNs that are dropped", || {
+            Ok(proxy.log().matches("reason=\"not_synced\"").count() >= clients.len())
+        })?;
+        complete.store(true, Ordering::Relaxed);
+        for client in clients {
+            assert_eq!(joined(client)?.name, "red");
+        }
+        proxy.wait_until_ready()?;
+        assert_eq!(healthz("/readyz")?.0, 200);
+        Ok(())
+    })
+}
+
+/// Sets a flag however a scope is left.
+struct OnDrop<'a>(&'a AtomicBool);
+
+impl Drop for OnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
-    proxy.wait_until_ready()?;
-    Ok(())
 }
 
 fn sctp(family: Family) -> Result<(), Failed> {
