@@ -22,6 +22,8 @@ mod icmp;
 mod lab_itself;
 #[path = "cluster/lab_servers.rs"]
 mod lab_servers;
+#[path = "cluster/live.rs"]
+mod live;
 #[path = "cluster/refusals.rs"]
 mod refusals;
 #[path = "cluster/sockets.rs"]
@@ -30,6 +32,8 @@ mod sockets;
 mod tcp;
 #[path = "cluster/transfer.rs"]
 mod transfer;
+#[path = "cluster/udp.rs"]
+mod udp;
 #[path = "cluster/world.rs"]
 mod world;
 
@@ -47,9 +51,11 @@ fn main() -> ExitCode {
         icmp::trials(),
         lab_itself::trials(),
         lab_servers::trials(),
+        live::trials(),
         refusals::trials(),
         tcp::trials(),
         transfer::trials(),
+        udp::trials(),
     ]
     .into_iter()
     .flatten()

@@ -28,7 +28,10 @@ const PORTS: [u16; 2] = [443, 10_250];
 
 fn ports() -> [Port; 2] {
     let [port, target] = PORTS;
-    [Port::tcp("tcp", port, target), Port::udp("udp", port, target)]
+    [
+        Port::tcp("tcp", port, target),
+        Port::udp("udp", port, target),
+    ]
 }
 
 /// A world with the service 33:443, TCP and UDP, and servers in all three pods,
@@ -119,15 +122,17 @@ fn tcp_endpoints(family: Family) -> Result<(), Failed> {
 fn rotation(family: Family) -> Result<(), Failed> {
     let (world, _servers) = world_with(3)?;
     let from = world.from(Client::Node);
-    let pick = || -> Result<String, Failed> {
-        Ok(client::who(from, vip(&world, family), LIMIT)?.name)
-    };
+    let pick =
+        || -> Result<String, Failed> { Ok(client::who(from, vip(&world, family), LIMIT)?.name) };
     let (first, second) = (pick()?, pick()?);
     // What was picked first goes; the turn is the third's.
     let numbers: Vec<usize> = (0..3).filter(|&n| world.pod(n).name() != first).collect();
     endpoints(&world, family, &numbers)?;
     let third = pick()?;
-    assert!(third != first && third != second, "{first} {second} {third}");
+    assert!(
+        third != first && third != second,
+        "{first} {second} {third}"
+    );
     assert_eq!(pick()?, second);
     endpoints(&world, family, &[0, 1, 2])?;
     let mut turn = [pick()?, pick()?, pick()?];
@@ -156,7 +161,12 @@ fn service_goes(family: Family) -> Result<(), Failed> {
     world.wait_for_no_service(vip(&world, family))?;
     expect_silence(world.from(Client::Pod), vip(&world, family))?;
     expect_kind(
-        client::ping(world.from(Client::Node), vip(&world, family).ip(), 8, SILENCE / 3),
+        client::ping(
+            world.from(Client::Node),
+            vip(&world, family).ip(),
+            8,
+            SILENCE / 3,
+        ),
         ErrorKind::WouldBlock,
         "ping",
     )?;

@@ -14,7 +14,9 @@ use super::world::{CLIENTS, Client, Family, LIMIT, Trials, World, expect_kind};
 pub(crate) fn trials() -> Vec<Trial> {
     Trials::of("udp")
         .both("datagrams_of_every_size", |family| every_size(family, "1"))
-        .both("datagrams_of_every_size_on_four_workers", |family| every_size(family, "4"))
+        .both("datagrams_of_every_size_on_four_workers", |family| {
+            every_size(family, "4")
+        })
         .both("real_servers_take_equal_turns", equal_turns)
         .both("a_flow_keeps_its_source_port", one_source_port)
         .both("port_unreachable_is_passed_back", port_unreachable)
@@ -41,7 +43,9 @@ fn of(family: Family, vips: [SocketAddr; 2]) -> SocketAddr {
 fn echoed(socket: &UdpSocket, length: usize) -> Result<(), Failed> {
     let mut sent = vec![0; length];
     pattern(length as u64, &mut sent);
-    socket.send(&sent).map_err(|error| format!("{length} bytes: send: {error}"))?;
+    socket
+        .send(&sent)
+        .map_err(|error| format!("{length} bytes: send: {error}"))?;
     let mut back = vec![0; 65_535];
     let received = socket
         .recv(&mut back)
@@ -150,7 +154,12 @@ fn idle(family: Family) -> Result<(), Failed> {
     echoed(&socket, 100)?;
     world.wait_for_flows("one flow", |flows| flows.len() == 1)?;
     world.wait_for_flows("no flow", <[_]>::is_empty)?;
-    assert!(world.proxy().wait_for_log("ending=\"idle\"", LIMIT).is_some());
+    assert!(
+        world
+            .proxy()
+            .wait_for_log("ending=\"idle\"", LIMIT)
+            .is_some()
+    );
     // The client notices nothing.
     echoed(&socket, 100)?;
     assert_eq!(server.accepted(), 2);
