@@ -22,8 +22,12 @@ mod icmp;
 mod lab_itself;
 #[path = "cluster/lab_servers.rs"]
 mod lab_servers;
+#[path = "cluster/limits.rs"]
+mod limits;
 #[path = "cluster/live.rs"]
 mod live;
+#[path = "cluster/manifests.rs"]
+mod manifest_files;
 #[path = "cluster/refusals.rs"]
 mod refusals;
 #[path = "cluster/sockets.rs"]
@@ -52,6 +56,8 @@ fn main() -> ExitCode {
         lab_itself::trials(),
         lab_servers::trials(),
         live::trials(),
+        limits::trials(),
+        manifest_files::trials(),
         refusals::trials(),
         tcp::trials(),
         transfer::trials(),
