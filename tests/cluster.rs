@@ -22,6 +22,8 @@ mod icmp;
 mod lab_itself;
 #[path = "cluster/lab_servers.rs"]
 mod lab_servers;
+#[path = "cluster/lifecycle.rs"]
+mod lifecycle;
 #[path = "cluster/limits.rs"]
 mod limits;
 #[path = "cluster/live.rs"]
@@ -32,12 +34,18 @@ mod manifest_files;
 mod refusals;
 #[path = "cluster/sockets.rs"]
 mod sockets;
+#[path = "cluster/start.rs"]
+mod start;
 #[path = "cluster/tcp.rs"]
 mod tcp;
+#[path = "cluster/telling.rs"]
+mod telling;
 #[path = "cluster/transfer.rs"]
 mod transfer;
 #[path = "cluster/udp.rs"]
 mod udp;
+#[path = "cluster/workers.rs"]
+mod workers;
 #[path = "cluster/world.rs"]
 mod world;
 
@@ -55,13 +63,17 @@ fn main() -> ExitCode {
         icmp::trials(),
         lab_itself::trials(),
         lab_servers::trials(),
-        live::trials(),
+        lifecycle::trials(),
         limits::trials(),
+        live::trials(),
         manifest_files::trials(),
         refusals::trials(),
+        start::trials(),
         tcp::trials(),
+        telling::trials(),
         transfer::trials(),
         udp::trials(),
+        workers::trials(),
     ]
     .into_iter()
     .flatten()
