@@ -7,8 +7,9 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use clap::{Parser, ValueEnum};
 
+use crate::bench::Times;
 use crate::systems::{Client, System};
-use crate::trial::{TRIALS, Times, Trial};
+use crate::trial::{TRIALS, Trial};
 
 /// Measures this proxy and others side by side
 #[derive(Debug, Parser)]

@@ -1,4 +1,4 @@
-//! CPU time, as /proc tells it.
+//! CPU time and memory, as /proc tells them.
 
 use std::fs;
 
@@ -46,6 +46,20 @@ pub(crate) fn cpu_time(processes: &[u32]) -> Result<CpuTime> {
         processes: ticks as f64 / per_second,
         machine: busy as f64 / per_second,
     })
+}
+
+/// Resident memory of processes in bytes.
+pub(crate) fn resident(processes: &[u32]) -> Result<u64> {
+    let mut sum = 0;
+    for pid in processes {
+        let path = format!("/proc/{pid}/status");
+        let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        let kilobytes: u64 = kilobytes.with_context(|| path.clone())?.trim().parse()?;
+        sum += kilobytes * 1024;
+    }
+    Ok(sum)
 }
 
 fn fields(text: &str, skip: usize, take: usize) -> u64 {

@@ -5,7 +5,6 @@
 //! A process of its own has descriptors of its own, and its CPU time is not the
 //! harness's. It dies with the thread that started it (PR_SET_PDEATHSIG(2const)).
 
-use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::exit;
@@ -21,6 +20,9 @@ use crate::cpu::{CpuTime, cpu_time};
 
 mod bulk;
 mod connections;
+mod connects;
+mod datagrams;
+mod hold;
 mod requests;
 mod server;
 mod wire;
@@ -31,7 +33,7 @@ pub(crate) enum Job {
     /// Be the real server until killed. Prints a line when it listens.
     Serve {
         /// Where to listen, over TCP and UDP.
-        addresses: Vec<SocketAddr>,
+        address: SocketAddr,
         /// What each response begins with.
         name: String,
     },
@@ -55,6 +57,35 @@ pub(crate) enum Job {
         at_a_time: usize,
         closer: Closer,
     },
+    /// Queries over UDP, so many at a time; each from a fresh socket unless kept.
+    Datagrams {
+        window: Window,
+        to: SocketAddr,
+        at_a_time: usize,
+        kept: bool,
+    },
+    /// One connect after the other, over the services from `first` on.
+    Connects {
+        window: Window,
+        first: SocketAddr,
+        services: usize,
+    },
+    /// Hold idle connections until killed. Prints a line when all are made.
+    Hold { to: SocketAddr, connections: usize },
+}
+
+impl Job {
+    /// The window of a job that has one.
+    fn window(&self) -> Option<&Window> {
+        match self {
+            Self::Serve { .. } | Self::Hold { .. } => None,
+            Self::Bulk { window, .. }
+            | Self::Requests { window, .. }
+            | Self::Connections { window, .. }
+            | Self::Datagrams { window, .. }
+            | Self::Connects { window, .. } => Some(window),
+        }
+    }
 }
 
 /// Which way bytes flow, seen from the client.
@@ -89,8 +120,8 @@ pub(crate) struct Outcome {
     pub(crate) seconds: f64,
     /// Bytes moved, requests answered or connections finished.
     pub(crate) count: u64,
-    /// What took how long, in microseconds: p50, p99 and the like.
-    pub(crate) micros: BTreeMap<String, f64>,
+    /// How long they took.
+    pub(crate) micros: Quantiles,
     /// CPU seconds of the processes and of the machine.
     pub(crate) cpu: CpuTime,
     /// What failed, and how the first of it did.
@@ -142,26 +173,38 @@ impl Measured {
     }
 }
 
-/// Quantiles of latencies in nanoseconds, as microseconds.
-fn quantiles(mut nanos: Vec<u32>) -> BTreeMap<String, f64> {
-    nanos.sort_unstable();
-    let at = |share: f64| {
-        let index = (nanos.len() as f64 * share) as usize;
-        nanos.get(index.min(nanos.len().saturating_sub(1)))
-    };
-    [("p50", 0.5), ("p99", 0.99)]
-        .into_iter()
-        .filter_map(|(name, share)| Some((name.to_owned(), f64::from(*at(share)?) / 1e3)))
-        .collect()
+/// Quantiles of latencies, in microseconds.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Quantiles {
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
 }
 
-/// A latency as [`quantiles`] takes it; at most 4.29 s.
+impl Quantiles {
+    /// Of latencies in nanoseconds; zero of none.
+    pub(crate) fn of(mut nanos: Vec<u32>) -> Self {
+        nanos.sort_unstable();
+        let at = |share: f64| {
+            let index = (nanos.len() as f64 * share) as usize;
+            let index = index.min(nanos.len().saturating_sub(1));
+            nanos
+                .get(index)
+                .map_or(0.0, |&nanos| f64::from(nanos) / 1e3)
+        };
+        Self {
+            p50: at(0.5),
+            p99: at(0.99),
+        }
+    }
+}
+
+/// A latency as [`Quantiles::of`] takes it; at most 4.29 s.
 fn nanos(since: Instant) -> u32 {
     u32::try_from(since.elapsed().as_nanos()).unwrap_or(u32::MAX)
 }
 
-/// One request on a connection that blocks, as a probe.
-pub(crate) fn ask_once(stream: TcpStream) -> Result<()> {
+/// One request on a connection that blocks; returns what the server calls itself.
+pub(crate) fn ask_once(stream: TcpStream) -> Result<String> {
     requests::ask_once(stream)
 }
 
@@ -170,34 +213,40 @@ pub(crate) fn main(job: &str) -> Result<()> {
     set_pdeathsig(Signal::SIGKILL).context("PR_SET_PDEATHSIG")?;
     crate::limits::raise_open_files()?;
     let job: Job = serde_json::from_str(job).context("load: job")?;
+    if let Some(window) = job.window() {
+        watch_over(window);
+    }
     let outcome = match job {
-        Job::Serve { addresses, name } => return server::serve(&addresses, &name),
+        Job::Serve { address, name } => return server::serve(address, &name),
+        Job::Hold { to, connections } => return hold::run(to, connections),
         Job::Bulk {
             window,
             to,
             streams,
             direction,
-        } => {
-            watch_over(&window);
-            bulk::run(&window, to, streams, direction)
-        }
+        } => bulk::run(&window, to, streams, direction),
         Job::Requests {
             window,
             to,
             connections,
-        } => {
-            watch_over(&window);
-            requests::run(&window, to, connections)
-        }
+        } => requests::run(&window, to, connections),
         Job::Connections {
             window,
             to,
             at_a_time,
             closer,
-        } => {
-            watch_over(&window);
-            connections::run(&window, to, at_a_time, closer)
-        }
+        } => connections::run(&window, to, at_a_time, closer),
+        Job::Datagrams {
+            window,
+            to,
+            at_a_time,
+            kept,
+        } => datagrams::run(&window, to, at_a_time, kept),
+        Job::Connects {
+            window,
+            first,
+            services,
+        } => connects::run(&window, first, services),
     }?;
     let text = serde_json::to_string(&outcome)?;
     writeln!(io::stdout(), "{text}")?;

@@ -16,10 +16,14 @@ use clap::Parser;
 use kube_tun_proxy::lab;
 
 mod args;
+mod bench;
 mod cpu;
 mod limits;
 mod load;
+mod machine;
+mod objects;
 mod process;
+mod report;
 mod results;
 mod run;
 mod systems;

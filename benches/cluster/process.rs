@@ -34,18 +34,23 @@ impl Process {
         Ok(Self::spawn(namespace, &tethered, false)?.0)
     }
 
-    /// Starts the real server and waits until it listens.
-    pub(crate) fn serve(namespace: &Namespace, job: &Job) -> Result<Self> {
+    /// Starts a job that lasts, and waits until it says that it is ready.
+    pub(crate) fn lasting(namespace: &Namespace, job: &Job) -> Result<Self> {
         let arguments = ["load".into(), serde_json::to_string(job)?.into()];
         let (process, stdout) = Self::spawn(namespace, &arguments, true)?;
         let mut line = String::new();
         if let Some(stdout) = stdout {
             BufReader::new(stdout).read_line(&mut line)?;
         }
-        if line.trim() != "listening" {
-            bail!("real server not started: {}", process.log());
+        if line.trim() != "ready" {
+            bail!("{}", process.log().trim());
         }
         Ok(process)
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
     }
 
     /// Keeps a directory for as long as the process.

@@ -20,6 +20,8 @@ pub(crate) struct Cell {
     pub(crate) series: Vec<Series>,
     /// Operations that failed, in all rounds.
     pub(crate) errors: u64,
+    /// Runs that gave nothing.
+    pub(crate) failed_runs: usize,
     /// The first failure, of an operation or of a whole run, or why it was not
     /// tried.
     pub(crate) remark: Option<String>,
@@ -48,6 +50,7 @@ impl Results {
                 client,
                 series: Vec::new(),
                 errors: 0,
+                failed_runs: 0,
                 remark: None,
             });
             self.cells.len() - 1

@@ -5,57 +5,86 @@ use std::io::{self, Write};
 use anyhow::{Context, Result};
 
 use crate::args::Args;
+use crate::bench::Bench;
+use crate::limits::raise_open_files;
+use crate::machine::Machine;
+use crate::report::Report;
 use crate::results::Results;
-use crate::systems::{Site, congestion_control};
+use crate::systems::{Client, Site, congestion_control};
 use crate::table;
-
-/// Services loaded unless a test is about their number.
-const SERVICES: usize = 1;
+use crate::trial::Trial;
 
 /// Runs what was asked for, printing each test as it is done.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut out = io::stdout().lock();
-    let congestion_control = congestion_control()?;
-    writeln!(
-        out,
-        "congestion control in every namespace: {congestion_control}"
-    )?;
+    let open_files = raise_open_files()?;
+    let mut bench = Bench::new(congestion_control()?, args.times(), args.quick, open_files);
+    let mut report = Report::new(args, Machine::look(bench.congestion_control, open_files));
+    writeln!(out, "{}", report.machine)?;
     let mut sites = Vec::new();
     for system in args.systems() {
         match system.find() {
             Ok(found) => {
-                writeln!(out, "{:<16}{}", system.name(), found.version)?;
-                sites.push(Site::build(system, &found, congestion_control, SERVICES)?);
+                writeln!(out, "{:<18}{}", system.name(), found.version)?;
+                bench.found.insert(system, found.clone());
+                match bench.build(system, 1) {
+                    Ok(site) => {
+                        sites.push(site);
+                        report.systems.push((system, found));
+                    }
+                    // One that does not stand must not keep the others from it.
+                    Err(error) => {
+                        writeln!(out, "{:<18}not started: {error:#}", "")?;
+                        report
+                            .missing
+                            .push((system, format!("not started: {error:#}")));
+                    }
+                }
             }
-            Err(mend) => writeln!(out, "{:<16}missing: {mend}", system.name())?,
+            Err(mend) => {
+                writeln!(out, "{:<18}missing: {mend}", system.name())?;
+                report.missing.push((system, mend.to_owned()));
+            }
         }
+        out.flush()?;
     }
-    let standing: Vec<_> = sites.iter().map(|site| site.system).collect();
-    let mut results = Results::default();
+    let systems: Vec<_> = sites.iter().map(|site| site.system).collect();
     for trial in &args.tests() {
-        for &client in &args.clients() {
+        trial.prepare(&mut bench).context(trial.name)?;
+        for client in args.clients() {
             for round in 0..args.rounds() {
                 for at in 0..sites.len() {
                     // Each round begins with another system.
                     let site = &sites[(at + round) % sites.len()];
-                    let cell = results.cell(trial.name, site.system, client);
-                    match trial.run(site, client, args.times()) {
-                        Ok((figures, outcome)) => {
-                            cell.add(&figures);
-                            cell.errors += outcome.errors;
-                            cell.remark = cell.remark.take().or(outcome.first_error);
-                        }
-                        Err(error) => cell.remark = Some(format!("{error:#}")),
+                    if trial.concerns(site.system, client) {
+                        run_once(&bench, trial, site, client, &mut report.results);
                     }
                 }
             }
-            out.write_all(table::block(&results, trial, client, &standing).as_bytes())?;
+            let block = table::block(&report.results, trial, client, &systems);
+            out.write_all(block.as_bytes())?;
             out.flush()?;
         }
     }
-    if let Some(path) = &args.json {
-        let text = serde_json::to_string_pretty(&results.cells)?;
-        std::fs::write(path, text).with_context(|| path.display().to_string())?;
+    drop(sites);
+    report.finish(args, &mut out)
+}
+
+fn run_once(bench: &Bench, trial: &Trial, site: &Site, client: Client, results: &mut Results) {
+    let cell = results.cell(trial.name, site.system, client);
+    if let Some(obstacle) = trial.obstacle(bench, site, client) {
+        cell.remark = Some(format!("not tried: {obstacle}"));
+        return;
     }
-    Ok(())
+    match trial.run(bench, site, client) {
+        Ok(run) => {
+            cell.add(&run.figures);
+            cell.errors += run.errors;
+            cell.remark = cell.remark.take().or(run.first_error);
+        }
+        Err(error) => {
+            cell.failed_runs += 1;
+            cell.remark = Some(format!("{error:#}"));
+        }
+    }
 }

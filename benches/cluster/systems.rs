@@ -1,7 +1,6 @@
 //! The systems that are compared, each set up in a cluster of its own.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,9 +12,14 @@ use serde::Serialize;
 use crate::load::Job;
 use crate::process::Process;
 
+mod examples;
+mod find;
 mod haproxy;
 mod kernel_nat;
-mod kube_tun_proxy_itself;
+pub(crate) mod kube_tun_proxy_itself;
+mod pasta;
+
+pub(crate) use find::Found;
 
 /// Port of the real server and of the service, TCP and UDP.
 pub(crate) const PORT: u16 = 9000;
@@ -24,13 +28,16 @@ pub(crate) const PORT: u16 = 9000;
 pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 3);
 
 /// The node that the client and the proxy are on.
-const NODE: &str = "master";
+pub(crate) const NODE: &str = "master";
 
 /// The pod that the real server is in, on the other node.
-const SERVER: &str = "pod-5";
+pub(crate) const SERVER: &str = "pod-5";
+
+/// The pod that the client is in, on the proxy's node.
+const CLIENT: &str = "client";
 
 /// How long a system may take from its start to its first answer.
-const READY_WITHIN: Duration = Duration::from_secs(60);
+const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
 
 /// What is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
@@ -38,12 +45,20 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 pub(crate) enum System {
     /// No proxy: the client connects to the pod.
     Direct,
-    /// This build.
+    /// This build, default flags.
     KubeTunProxy,
     /// nftables dnat and masquerade, as kube-proxy's nftables mode.
     KernelNat,
     /// haproxy in TCP mode with splice, the VIP on lo.
     Haproxy,
+    /// ipstack's example `tun`.
+    Ipstack,
+    /// netstack-smoltcp's example `forward`.
+    NetstackForward,
+    /// netstack-smoltcp's example `forward-offload-linux`.
+    NetstackOffload,
+    /// pasta, with the client in the namespace that it serves.
+    Pasta,
 }
 
 /// Where the client is.
@@ -56,15 +71,6 @@ pub(crate) enum Client {
     Pod,
 }
 
-/// A program that was found.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Found {
-    /// Where it is.
-    pub(crate) program: PathBuf,
-    /// What it calls itself.
-    pub(crate) version: String,
-}
-
 impl System {
     /// Its name, as `--systems` takes it.
     pub(crate) fn name(self) -> &'static str {
@@ -73,24 +79,36 @@ impl System {
             Self::KubeTunProxy => "kube-tun-proxy",
             Self::KernelNat => "kernel-nat",
             Self::Haproxy => "haproxy",
+            Self::Ipstack => "ipstack",
+            Self::NetstackForward => "netstack-forward",
+            Self::NetstackOffload => "netstack-offload",
+            Self::Pasta => "pasta",
         }
     }
 
-    /// The program it needs; else what to type for it.
-    pub(crate) fn find(self) -> Result<Found, &'static str> {
+    /// Why it cannot carry datagrams one can count on, if so.
+    pub(crate) fn without_udp(self) -> Option<&'static str> {
         match self {
-            Self::Direct => Ok(Found {
-                program: PathBuf::new(),
-                version: "no proxy".to_owned(),
-            }),
-            Self::KubeTunProxy => Ok(Found {
-                program: kube_tun_proxy_itself::BINARY.into(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-            }),
-            Self::KernelNat => {
-                find_program("nft", &["--version"]).ok_or("apt-get install nftables")
+            Self::Haproxy => Some("TCP only"),
+            Self::NetstackForward | Self::NetstackOffload => {
+                Some("makes a socket for each datagram and never closes it")
             }
-            Self::Haproxy => find_program("haproxy", &["-v"]).ok_or("apt-get install haproxy"),
+            Self::Direct | Self::KubeTunProxy | Self::KernelNat | Self::Ipstack | Self::Pasta => {
+                None
+            }
+        }
+    }
+
+    /// Open files that one TCP flow takes of it, at least.
+    pub(crate) fn files_per_flow(self) -> u64 {
+        match self {
+            Self::Direct | Self::KernelNat => 0,
+            Self::Haproxy => 2,
+            Self::KubeTunProxy
+            | Self::Ipstack
+            | Self::NetstackForward
+            | Self::NetstackOffload
+            | Self::Pasta => 1,
         }
     }
 }
@@ -100,11 +118,13 @@ pub(crate) struct Site {
     pub(crate) system: System,
     /// The service, or the pod where there is no proxy.
     pub(crate) target: SocketAddr,
+    node_client: Namespace,
+    pod_client: Result<Namespace, &'static str>,
     /// The proxy's processes.
     proxies: Vec<Process>,
     itself: Option<kube_tun_proxy_itself::Running>,
     _server: Process,
-    pub(crate) cluster: Cluster,
+    _cluster: Cluster,
 }
 
 impl Site {
@@ -117,43 +137,61 @@ impl Site {
         services: usize,
     ) -> Result<Self> {
         let cluster = plan(congestion_control).build()?;
-        let server = Process::serve(
-            cluster.pod(SERVER).namespace(),
-            &Job::Serve {
-                addresses: vec![SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), PORT)],
-                name: SERVER.to_owned(),
-            },
-        )?;
+        if matches!(system, System::NetstackForward | System::NetstackOffload) {
+            examples::lead_vip_to_real_server(&cluster)?;
+        }
+        let server = serve(&cluster, SERVER)?;
         let real_server = SocketAddr::new(cluster.pod(SERVER).address().into(), PORT);
+        let node = cluster.node(NODE).namespace();
         let mut site = Self {
             system,
             target: SocketAddr::new(VIP.into(), PORT),
+            node_client: node.clone(),
+            pod_client: Ok(cluster.pod(CLIENT).namespace().clone()),
             proxies: Vec::new(),
             itself: None,
             _server: server,
-            cluster,
+            _cluster: cluster,
         };
-        let node = site.cluster.node(NODE).namespace();
-        match system {
-            System::Direct => site.target = real_server,
+        let cluster = &site._cluster;
+        let node = node_of(cluster);
+        let process = match system {
+            System::Direct => {
+                site.target = real_server;
+                None
+            }
             System::KubeTunProxy => {
-                site.itself = Some(kube_tun_proxy_itself::start(
-                    &site.cluster,
-                    node,
-                    real_server,
-                    services,
-                )?);
+                let running = kube_tun_proxy_itself::start(cluster, node, real_server, services)?;
+                site.itself = Some(running);
+                None
             }
-            System::KernelNat => kernel_nat::start(node, real_server, services)?,
-            System::Haproxy => {
-                let process = haproxy::start(node, found, real_server, services)?;
-                site.proxies.push(process);
+            System::KernelNat => {
+                kernel_nat::start(node, real_server, services)?;
+                None
             }
-        }
-        for client in [Client::Node, Client::Pod] {
-            if let Ok(namespace) = site.client(client) {
+            System::Haproxy => Some(haproxy::start(node, found, real_server)?),
+            System::Ipstack => {
+                site.target = SocketAddr::new(examples::IPSTACK_ADDRESS.into(), PORT);
+                Some(examples::start_ipstack(node, found, real_server)?)
+            }
+            System::NetstackForward | System::NetstackOffload => {
+                Some(examples::start_netstack(cluster, found)?)
+            }
+            System::Pasta => {
+                site.target = real_server;
+                site.node_client = Namespace::new("pasta")?;
+                site.node_client
+                    .set_sysctls(&client_sysctls(congestion_control))?;
+                site.pod_client = Err("serves one namespace, no packets of others");
+                let client = &site.node_client;
+                Some(pasta::start(node, client, found)?)
+            }
+        };
+        site.proxies.extend(process);
+        for client in Client::value_variants() {
+            if let Ok(namespace) = site.client(*client) {
                 site.wait_for_answer(&namespace)
-                    .with_context(|| format!("{}: {client:?} client", system.name()))?;
+                    .with_context(|| format!("client {client:?}"))?;
             }
         }
         Ok(site)
@@ -161,10 +199,10 @@ impl Site {
 
     /// Where a client's load comes from; else why it cannot.
     pub(crate) fn client(&self, client: Client) -> Result<Namespace, &'static str> {
-        Ok(match client {
-            Client::Node => self.cluster.node(NODE).namespace().clone(),
-            Client::Pod => self.cluster.pod("client").namespace().clone(),
-        })
+        match client {
+            Client::Node => Ok(self.node_client.clone()),
+            Client::Pod => self.pod_client.clone(),
+        }
     }
 
     /// The proxy's processes.
@@ -174,48 +212,75 @@ impl Site {
         itself.into_iter().chain(peers).collect()
     }
 
-    fn wait_for_answer(&self, client: &Namespace) -> Result<()> {
-        let deadline = Instant::now() + READY_WITHIN;
+    fn wait_for_answer(&mut self, client: &Namespace) -> Result<()> {
+        let deadline = Instant::now() + ANSWERS_WITHIN;
         loop {
-            let target = self.target;
-            let tried = client.run(|| -> Result<()> {
-                let stream = TcpStream::connect_timeout(&target, Duration::from_secs(1))?;
-                stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-                crate::load::ask_once(stream)
-            });
-            match tried {
-                Ok(()) => return Ok(()),
-                Err(error) if Instant::now() > deadline => {
-                    let logs: Vec<String> = self.proxies.iter().map(Process::log).collect();
-                    bail!("no answer from {target}: {error}; {}", logs.join("\n"));
-                }
-                Err(_) => thread::sleep(Duration::from_millis(20)),
+            let Err(error) = ask(client, self.target) else {
+                return Ok(());
+            };
+            let ended = self.proxies.iter_mut().any(Process::has_ended);
+            if ended || Instant::now() > deadline {
+                let logs: Vec<String> = self.proxies.iter().map(Process::log).collect();
+                bail!(
+                    "no answer from {}: {error}; {}",
+                    self.target,
+                    logs.join("\n").trim()
+                );
             }
+            thread::sleep(Duration::from_millis(20));
         }
     }
 }
 
+/// One request; returns what the server calls itself.
+pub(crate) fn ask(client: &Namespace, target: SocketAddr) -> Result<String> {
+    client.run(|| {
+        let stream = TcpStream::connect_timeout(&target, Duration::from_secs(1))?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        crate::load::ask_once(stream)
+    })
+}
+
+/// Starts the real server in a pod.
+pub(crate) fn serve(cluster: &Cluster, pod: &str) -> Result<Process> {
+    let pod = cluster.pod(pod);
+    let job = Job::Serve {
+        address: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), PORT),
+        name: pod.name().to_owned(),
+    };
+    Process::lasting(pod.namespace(), &job).with_context(|| format!("server in {}", pod.name()))
+}
+
 /// Two nodes, as the seed has them: client and proxy on one, real servers on the
 /// other.
-fn plan(congestion_control: &str) -> ClusterBuilder {
-    ClusterBuilder::seed()
-        .congestion_control(congestion_control)
-        // Thousands of connections a second to one address and port: the ports of
-        // those that are over must come free after a second (tcp_tw_reuse).
-        .sysctl("net.ipv4.ip_local_port_range", "1024 65000")
-        .sysctl("net.ipv4.tcp_tw_reuse", "1")
-        .sysctl("net.core.somaxconn", "4096")
-        .sysctl("net.ipv4.tcp_max_syn_backlog", "4096")
+pub(crate) fn plan(congestion_control: &str) -> ClusterBuilder {
+    let builder = ClusterBuilder::seed().sysctl("net.core.somaxconn", "4096");
+    client_sysctls(congestion_control)
+        .into_iter()
+        .fold(builder, |builder, (key, value)| builder.sysctl(key, value))
+}
+
+/// Thousands of connections a second go to one address and port: there are many
+/// ports, and those of connections that are over come free after a second
+/// (tcp_tw_reuse in the kernel's ip-sysctl).
+fn client_sysctls(congestion_control: &str) -> [(&str, &str); 3] {
+    [
+        ("net.ipv4.tcp_congestion_control", congestion_control),
+        ("net.ipv4.ip_local_port_range", "1024 65000"),
+        ("net.ipv4.tcp_tw_reuse", "1"),
+    ]
+}
+
+fn node_of(cluster: &Cluster) -> &Namespace {
+    cluster.node(NODE).namespace()
 }
 
 /// The congestion control of every namespace: the first that may be set.
 pub(crate) fn congestion_control() -> Result<&'static str> {
     for name in ["cubic", "reno"] {
         let probe = Namespace::new("probe")?;
-        if probe
-            .set_sysctl("net.ipv4.tcp_congestion_control", name)
-            .is_ok()
-        {
+        let set = probe.set_sysctl("net.ipv4.tcp_congestion_control", name);
+        if set.is_ok() {
             return Ok(name);
         }
     }
@@ -226,24 +291,4 @@ pub(crate) fn congestion_control() -> Result<&'static str> {
 pub(crate) fn vip(index: usize) -> Ipv4Addr {
     let offset = u32::try_from(index).unwrap_or_default();
     Ipv4Addr::from(u32::from(VIP) + offset)
-}
-
-/// A program in PATH, and the first line it says of itself.
-fn find_program(name: &str, version: &[&str]) -> Option<Found> {
-    let path = std::env::var_os("PATH")?;
-    let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
-    places.extend(["/usr/sbin".into(), "/sbin".into()]);
-    let program = places
-        .into_iter()
-        .map(|place| place.join(name))
-        .find(|program| program.is_file())?;
-    let output = std::process::Command::new(&program)
-        .args(version)
-        .output()
-        .ok()?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    Some(Found {
-        version: text.lines().next().unwrap_or("unknown").trim().to_owned(),
-        program,
-    })
 }

@@ -54,6 +54,9 @@ pub(crate) fn block(
         if cell.errors > 0 {
             let _ = write!(text, "  {} failed:", cell.errors);
         }
+        if cell.failed_runs > 0 {
+            let _ = write!(text, "  {} runs failed:", cell.failed_runs);
+        }
         if let Some(remark) = &cell.remark {
             let _ = write!(text, "  {remark}");
         }

@@ -1,15 +1,20 @@
 //! The tests, and what each measures.
 
-use std::time::Duration;
-
 use anyhow::Result;
-use serde::Serialize;
 
-use crate::load::{Closer, Direction, Job, Outcome, Window};
+use crate::bench::Bench;
+use crate::load::{Closer, Direction, Job, Outcome};
 use crate::process::load;
-use crate::systems::{Client, Site};
+use crate::systems::{Client, Site, System};
 
-/// Connections at a time where there are many.
+mod figures;
+mod full_load;
+mod idle;
+mod services;
+
+pub(crate) use figures::{Figure, Run};
+
+/// Connections or queries at a time where there are many.
 const MANY: usize = 50;
 
 /// One test.
@@ -27,6 +32,10 @@ enum Kind {
     Bulk(Direction, usize),
     Requests(usize),
     Connections(Closer),
+    Datagrams { kept: bool },
+    Services,
+    Idle,
+    FullLoad,
 }
 
 /// Every test, in the order they run.
@@ -63,13 +72,38 @@ pub(crate) const TRIALS: &[Trial] = &[
     ),
     trial(
         "connections-client",
-        "a connection for each request, client closes",
+        "a new connection for each request, client closes",
         Kind::Connections(Closer::Client),
     ),
     trial(
         "connections-server",
-        "a connection for each request, server closes",
+        "a new connection for each request, server closes",
         Kind::Connections(Closer::Server),
+    ),
+    trial(
+        "dns-new",
+        "DNS-shaped queries, a new socket for each",
+        Kind::Datagrams { kept: false },
+    ),
+    trial(
+        "dns-kept",
+        "DNS-shaped queries from 50 kept sockets",
+        Kind::Datagrams { kept: true },
+    ),
+    trial(
+        "services",
+        "connect with many services loaded",
+        Kind::Services,
+    ),
+    trial(
+        "idle",
+        "requests on 50 connections beside many idle ones",
+        Kind::Idle,
+    ),
+    trial(
+        "full-load",
+        "10,000 services with 100,000 endpoints from JSON manifests",
+        Kind::FullLoad,
     ),
 ];
 
@@ -77,111 +111,90 @@ const fn trial(name: &'static str, title: &'static str, kind: Kind) -> Trial {
     Trial { name, title, kind }
 }
 
-/// A figure of one run. The first figure of a test is what it is about.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct Figure {
-    pub(crate) name: &'static str,
-    pub(crate) unit: &'static str,
-    /// Whether more is better.
-    pub(crate) more_is_better: bool,
-    pub(crate) value: f64,
-}
-
 impl Trial {
-    /// Runs it once.
-    pub(crate) fn run(
-        &self,
-        site: &Site,
-        client: Client,
-        times: Times,
-    ) -> Result<(Vec<Figure>, Outcome)> {
-        let namespace = site.client(client).map_err(anyhow::Error::msg)?;
-        let window = Window {
-            warm_up: times.warm_up,
-            length: times.length,
-            processes: site.processes(),
-        };
-        let to = site.target;
-        let job = match self.kind {
-            Kind::Bulk(direction, streams) => Job::Bulk {
-                window,
-                to,
-                streams,
-                direction,
-            },
-            Kind::Requests(connections) => Job::Requests {
-                window,
-                to,
-                connections,
-            },
-            Kind::Connections(closer) => Job::Connections {
-                window,
-                to,
-                at_a_time: MANY,
-                closer,
-            },
-        };
-        let outcome = load(&namespace, &job)?;
-        Ok((self.figures(&outcome), outcome))
-    }
-
-    fn figures(&self, outcome: &Outcome) -> Vec<Figure> {
-        let per_second = outcome.count as f64 / outcome.seconds;
-        let mut figures = Vec::new();
-        let mut add = |name, unit, more_is_better, value| {
-            figures.push(Figure {
-                name,
-                unit,
-                more_is_better,
-                value,
-            });
-        };
-        let gigabytes = outcome.count as f64 / 1e9;
-        let thousands = outcome.count as f64 / 1e3;
+    /// Whether it is tried on a system at all; some tests are about a single one.
+    pub(crate) fn concerns(&self, system: System, client: Client) -> bool {
         match self.kind {
-            Kind::Bulk(..) => {
-                add("rate", "Gbit/s", true, per_second * 8.0 / 1e9);
-                add(
-                    "proxy CPU",
-                    "s/GB",
-                    false,
-                    outcome.cpu.processes / gigabytes,
-                );
-                add(
-                    "machine CPU",
-                    "s/GB",
-                    false,
-                    outcome.cpu.machine / gigabytes,
-                );
-            }
-            Kind::Requests(_) | Kind::Connections(_) => {
-                add("rate", "k/s", true, per_second / 1e3);
-                for (name, quantile) in [("p50", "p50"), ("p99", "p99")] {
-                    if let Some(&micros) = outcome.micros.get(quantile) {
-                        add(name, "µs", false, micros);
-                    }
-                }
-                add(
-                    "proxy CPU",
-                    "s/1000",
-                    false,
-                    outcome.cpu.processes / thousands,
-                );
-                add(
-                    "machine CPU",
-                    "s/1000",
-                    false,
-                    outcome.cpu.machine / thousands,
-                );
-            }
+            Kind::Services => matches!(system, System::KubeTunProxy | System::KernelNat),
+            Kind::FullLoad => system == System::KubeTunProxy && client == Client::Node,
+            Kind::Bulk(..)
+            | Kind::Requests(_)
+            | Kind::Connections(_)
+            | Kind::Datagrams { .. }
+            | Kind::Idle => true,
         }
-        figures
     }
-}
 
-/// How long a run takes.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(crate) struct Times {
-    pub(crate) warm_up: Duration,
-    pub(crate) length: Duration,
+    /// Why this machine cannot do it with a system, if so.
+    pub(crate) fn obstacle(&self, bench: &Bench, site: &Site, client: Client) -> Option<String> {
+        if let Err(reason) = site.client(client) {
+            return Some(reason.to_owned());
+        }
+        match self.kind {
+            Kind::Datagrams { .. } => site.system.without_udp().map(str::to_owned),
+            Kind::Idle => idle::obstacle(bench, site.system),
+            Kind::Bulk(..)
+            | Kind::Requests(_)
+            | Kind::Connections(_)
+            | Kind::Services
+            | Kind::FullLoad => None,
+        }
+    }
+
+    /// Runs it once.
+    pub(crate) fn run(&self, bench: &Bench, site: &Site, client: Client) -> Result<Run> {
+        let namespace = site.client(client).map_err(anyhow::Error::msg)?;
+        let window = bench.window(site);
+        let to = site.target;
+        let (job, figures): (Job, fn(Outcome) -> Run) = match self.kind {
+            Kind::Bulk(direction, streams) => {
+                let job = Job::Bulk {
+                    window,
+                    to,
+                    streams,
+                    direction,
+                };
+                (job, Run::bulk)
+            }
+            Kind::Requests(connections) => {
+                let job = Job::Requests {
+                    window,
+                    to,
+                    connections,
+                };
+                (job, Run::operations)
+            }
+            Kind::Connections(closer) => {
+                let job = Job::Connections {
+                    window,
+                    to,
+                    at_a_time: MANY,
+                    closer,
+                };
+                (job, Run::operations)
+            }
+            Kind::Datagrams { kept } => {
+                let job = Job::Datagrams {
+                    window,
+                    to,
+                    at_a_time: MANY,
+                    kept,
+                };
+                (job, Run::operations)
+            }
+            Kind::Services => return services::run(bench, site.system, client),
+            Kind::Idle => return idle::run(bench, site.system, client),
+            Kind::FullLoad => return full_load::run(bench),
+        };
+        Ok(figures(load(&namespace, &job)?))
+    }
+
+    /// What has to stand besides the sites that all tests share.
+    pub(crate) fn prepare(&self, bench: &mut Bench) -> Result<()> {
+        bench.clear_larger();
+        if self.kind == Kind::Services {
+            services::prepare(bench)?;
+        }
+        Ok(())
+    }
 }

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use socket2::{Domain, Socket, Type};
 
 use super::wire::{LAST_REQUEST, REQUEST, RESPONSE_LENGTH};
-use super::{Closer, Outcome, Window, nanos, quantiles};
+use super::{Closer, Outcome, Quantiles, Window, nanos};
 
 pub(super) fn run(
     window: &Window,
@@ -69,7 +69,7 @@ pub(super) fn run(
         bail!("no connection was served ({:?})", outcome.first_error);
     }
     outcome.count = latencies.len() as u64;
-    outcome.micros = quantiles(latencies);
+    outcome.micros = Quantiles::of(latencies);
     Ok(outcome)
 }
 

@@ -1,5 +1,5 @@
 //! The real server: one thread with an event loop for HTTP, one for each bulk
-//! stream, one for the datagrams of each address.
+//! stream, one for datagrams.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -15,20 +15,21 @@ use super::wire::{DOWN, LAST_REQUEST, REQUEST, REQUEST_END, RESPONSE_LENGTH, UP,
 /// Length of the accept queue; `net.core.somaxconn` cuts it.
 const BACKLOG: i32 = 4096;
 
+/// The listener's token; connections have theirs from 0 on.
+const LISTENER: Token = Token(usize::MAX - 1);
+
 /// Bytes that a bulk stream reads or writes at a time.
 pub(super) const CHUNK: usize = 128 << 10;
 
 /// Serves until the process is killed.
-pub(super) fn serve(addresses: &[SocketAddr], name: &str) -> Result<()> {
-    let mut listeners = Vec::new();
-    for &address in addresses {
-        let at = || format!("listen at {address}");
-        listeners.push(listen(address).with_context(at)?);
-        let datagrams = UdpSocket::bind(address).with_context(at)?;
-        thread::spawn(move || echo(&datagrams));
-    }
-    writeln!(io::stdout(), "listening")?;
-    HttpServer::new(listeners, name)?.run()
+pub(super) fn serve(address: SocketAddr, name: &str) -> Result<()> {
+    let at = || format!("listen at {address}");
+    let listener = listen(address).with_context(at)?;
+    let datagrams = UdpSocket::bind(address).with_context(at)?;
+    thread::spawn(move || echo(&datagrams));
+    let server = HttpServer::new(listener, name)?;
+    writeln!(io::stdout(), "ready")?;
+    server.run()
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
@@ -58,7 +59,7 @@ fn echo(socket: &UdpSocket) {
 
 struct HttpServer {
     poll: Poll,
-    listeners: Vec<TcpListener>,
+    listener: TcpListener,
     connections: Vec<Option<Connection>>,
     free: Vec<usize>,
     response: Vec<u8>,
@@ -72,17 +73,14 @@ struct Connection {
 }
 
 impl HttpServer {
-    fn new(listeners: Vec<TcpListener>, name: &str) -> Result<Self> {
+    fn new(listener: TcpListener, name: &str) -> Result<Self> {
         let poll = Poll::new()?;
-        for (index, listener) in listeners.iter().enumerate() {
-            let fd = listener.as_raw_fd();
-            let mut source = SourceFd(&fd);
-            poll.registry()
-                .register(&mut source, Token(index), Interest::READABLE)?;
-        }
+        let fd = listener.as_raw_fd();
+        poll.registry()
+            .register(&mut SourceFd(&fd), LISTENER, Interest::READABLE)?;
         Ok(Self {
             poll,
-            listeners,
+            listener,
             connections: Vec::new(),
             free: Vec::new(),
             response: response(name),
@@ -97,18 +95,17 @@ impl HttpServer {
                 polled => polled?,
             }
             for event in &events {
-                let Token(token) = event.token();
-                match token.checked_sub(self.listeners.len()) {
-                    None => self.accept(token)?,
-                    Some(index) => self.ready(index),
+                match event.token() {
+                    LISTENER => self.accept()?,
+                    Token(index) => self.ready(index),
                 }
             }
         }
     }
 
-    fn accept(&mut self, listener: usize) -> Result<()> {
+    fn accept(&mut self) -> Result<()> {
         loop {
-            let stream = match self.listeners[listener].accept() {
+            let stream = match self.listener.accept() {
                 Ok((stream, _)) => stream,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => continue,
@@ -126,11 +123,10 @@ impl HttpServer {
                 partial: Vec::new(),
                 started: false,
             });
-            let token = Token(self.listeners.len() + index);
             // Edge-triggered: what has come already is told at once.
             self.poll
                 .registry()
-                .register(&mut SourceFd(&fd), token, Interest::READABLE)?;
+                .register(&mut SourceFd(&fd), Token(index), Interest::READABLE)?;
         }
     }
 

@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::Result;
-use kube_tun_proxy::lab::manifests::{Manifests, Port, service_with_endpoints};
+use kube_tun_proxy::lab::manifests::Manifests;
 use kube_tun_proxy::lab::{Cluster, Namespace, ProxyOptions, ProxyProcess};
 
 use super::vip;
+use crate::objects::{endpoint_slice, list, service};
 
 /// The binary that cargo built beside the benchmark, with the same profile.
-pub(super) const BINARY: &str = env!("CARGO_BIN_EXE_kube-tun-proxy");
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_kube-tun-proxy");
 
 /// The proxy and what it reads.
 pub(super) struct Running {
@@ -27,15 +28,14 @@ pub(super) fn start(
 ) -> Result<Running> {
     let manifests = Manifests::new()?;
     let port = real_server.port();
-    let ports = [Port::tcp("tcp", port, port), Port::udp("udp", port, port)];
-    let texts: Vec<String> = (0..services)
-        .map(|index| {
+    let objects: Vec<_> = (0..services)
+        .flat_map(|index| {
             let name = format!("service-{index}");
-            let vip = vip(index).into();
-            service_with_endpoints("bench", &name, &[vip], &ports, &[real_server.ip()])
+            let slice = endpoint_slice(&name, &[real_server.ip()], port);
+            [service(&name, vip(index), port), slice]
         })
         .collect();
-    manifests.write("services.yaml", &texts.join("---\n"))?;
+    manifests.write("services.json", &list(&objects))?;
     let options = ProxyOptions::new(manifests.path(), &[cluster.service_cidr().into()]);
     Ok(Running {
         process: ProxyProcess::start(node, Path::new(BINARY), &options)?,
