@@ -43,6 +43,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
 
+    /// Writes docs/performance.md and its charts
+    #[arg(long)]
+    pub(crate) save: bool,
+
     /// Names systems and tests, and what is missing
     #[arg(long)]
     pub(crate) list: bool,

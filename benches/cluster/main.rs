@@ -17,7 +17,9 @@ use kube_tun_proxy::lab;
 
 mod args;
 mod bench;
+mod chart;
 mod cpu;
+mod document;
 mod limits;
 mod load;
 mod machine;
@@ -28,6 +30,7 @@ mod results;
 mod run;
 mod systems;
 mod table;
+mod targets;
 mod trial;
 mod wiring;
 

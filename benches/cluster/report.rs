@@ -10,6 +10,8 @@ use crate::args::Args;
 use crate::machine::Machine;
 use crate::results::Results;
 use crate::systems::{Found, System};
+use crate::targets::verdicts;
+use crate::{document, table};
 
 /// Everything that was measured, and on what.
 pub(crate) struct Report {
@@ -45,10 +47,17 @@ impl Report {
 
     /// Writes what was asked for.
     pub(crate) fn finish(&self, args: &Args, out: &mut impl Write) -> Result<()> {
+        let verdicts = verdicts(&self.results);
+        out.write_all(table::targets(&verdicts).as_bytes())?;
         if let Some(path) = &args.json {
             let text = serde_json::to_string_pretty(&self.json())?;
             fs::write(path, text).with_context(|| path.display().to_string())?;
             writeln!(out, "\nwritten: {}", path.display())?;
+        }
+        if args.save {
+            for path in document::save(self, &verdicts)? {
+                writeln!(out, "written: {}", path.display())?;
+            }
         }
         Ok(())
     }

@@ -58,6 +58,30 @@ impl Results {
         &mut self.cells[at]
     }
 
+    /// The cells of a test for these systems, in their order.
+    pub(crate) fn of(&self, test: &str, client: Client, systems: &[System]) -> Vec<&Cell> {
+        let cell = |&system| self.get(test, system, client);
+        systems.iter().filter_map(cell).collect()
+    }
+
+    /// Names and units of a test's figures.
+    pub(crate) fn columns(&self, test: &str, client: Client) -> Vec<(&'static str, &'static str)> {
+        let cells = self.cells.iter();
+        let mine = cells.filter(|cell| cell.test == test && cell.client == client);
+        let all = mine.map(|cell| &cell.series);
+        let most = all.max_by_key(|series| series.len());
+        most.map(|series| series.iter().map(|s| (s.name, s.unit)).collect())
+            .unwrap_or_default()
+    }
+
+    /// The first figure of this proxy, as a multiple of this cell's.
+    pub(crate) fn ours_to(&self, cell: &Cell) -> Option<f64> {
+        let first = |cell: &Cell| cell.series.first().map(|series| series.median);
+        let ours = self.get(cell.test, System::KubeTunProxy, cell.client);
+        let its = first(cell).filter(|&its| its > 0.0)?;
+        Some(ours.and_then(first)? / its)
+    }
+
     /// A cell that is there.
     pub(crate) fn get(&self, test: &str, system: System, client: Client) -> Option<&Cell> {
         self.cells
@@ -85,6 +109,19 @@ impl Cell {
             });
             self.series[at].add(figure.value);
         }
+    }
+
+    /// What went wrong, or why it was not tried.
+    pub(crate) fn remarked(&self) -> Option<String> {
+        let mut parts = Vec::new();
+        if self.failed_runs > 0 {
+            parts.push(format!("{} runs failed", self.failed_runs));
+        }
+        if self.errors > 0 {
+            parts.push(format!("{} failed", self.errors));
+        }
+        parts.extend(self.remark.clone());
+        (!parts.is_empty()).then(|| parts.join(": "))
     }
 
     /// A figure by name.

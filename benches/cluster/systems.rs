@@ -113,6 +113,16 @@ impl System {
     }
 }
 
+impl Client {
+    /// As a reader has it.
+    pub(crate) fn described(self) -> &'static str {
+        match self {
+            Self::Node => "client on the node",
+            Self::Pod => "client in a pod",
+        }
+    }
+}
+
 /// A system that stands, and answers.
 pub(crate) struct Site {
     pub(crate) system: System,
@@ -184,7 +194,7 @@ impl Site {
                     .set_sysctls(&client_sysctls(congestion_control))?;
                 site.pod_client = Err("serves one namespace, no packets of others");
                 let client = &site.node_client;
-                Some(pasta::start(node, client, found)?)
+                Some(pasta::start(node, client, found, cluster.overlay())?)
             }
         };
         site.proxies.extend(process);

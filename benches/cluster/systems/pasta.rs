@@ -12,9 +12,22 @@ use super::Found;
 use crate::process::Process;
 use crate::wiring::wait_for_default_route;
 
+/// In the foreground, told to standard error, as the lab's root, IPv4; no port
+/// leads into the client's namespace or, by loopback, out; the file that names the
+/// namespace may go. What the client's interface gets is written out: pasta binds
+/// its sockets to the device that it takes as model, and the one that leads to the
+/// real server, the overlay, has no network to copy.
+const OPTIONS: &str = "-f -e -q --runas 0 -4 -t none -u none -T none -U none --no-netns-quit \
+                       --config-net -a 192.0.2.2 -n 24 -g 192.0.2.1";
+
 /// Starts pasta on the node, for the client's namespace, and waits until that has
 /// a default route.
-pub(super) fn start(node: &Namespace, client: &Namespace, found: &Found) -> Result<Process> {
+pub(super) fn start(
+    node: &Namespace,
+    client: &Namespace,
+    found: &Found,
+    overlay: &str,
+) -> Result<Process> {
     let directory = TempDir::new()?;
     let path = directory.path().join("netns");
     File::create(&path)?;
@@ -31,31 +44,9 @@ pub(super) fn start(node: &Namespace, client: &Namespace, found: &Found) -> Resu
     )
     .context("bind mount of a network namespace")?;
     let path_text = path.to_string_lossy();
-    let started = Process::start(
-        node,
-        &found.program,
-        [
-            // In the foreground, told to standard error, as the lab's root, IPv4.
-            "-f",
-            "-e",
-            "-q",
-            "--runas",
-            "0",
-            "-4",
-            // No port leads into the client's namespace or, by loopback, out.
-            "-t",
-            "none",
-            "-u",
-            "none",
-            "-T",
-            "none",
-            "-U",
-            "none",
-            "--config-net",
-            "--netns",
-            &path_text,
-        ],
-    );
+    let fixed = OPTIONS.split_whitespace();
+    let arguments = fixed.chain(["-i", overlay, "--netns", &path_text]);
+    let started = Process::start(node, &found.program, arguments);
     let ready = started.and_then(|mut process| {
         wait_for_default_route(client, &mut process)?;
         Ok(process)
