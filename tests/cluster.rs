@@ -10,12 +10,32 @@ use std::process::ExitCode;
 use kube_tun_proxy::lab;
 use libtest_mimic::{Arguments, Trial};
 
+#[path = "cluster/closing.rs"]
+mod closing;
 #[path = "cluster/demo.rs"]
 mod demo;
+#[path = "cluster/failover.rs"]
+mod failover;
+#[path = "cluster/icmp.rs"]
+mod icmp;
 #[path = "cluster/lab.rs"]
 mod lab_itself;
 #[path = "cluster/lab_servers.rs"]
 mod lab_servers;
+#[path = "cluster/live.rs"]
+mod live;
+#[path = "cluster/refusals.rs"]
+mod refusals;
+#[path = "cluster/sockets.rs"]
+mod sockets;
+#[path = "cluster/tcp.rs"]
+mod tcp;
+#[path = "cluster/transfer.rs"]
+mod transfer;
+#[path = "cluster/udp.rs"]
+mod udp;
+#[path = "cluster/world.rs"]
+mod world;
 
 /// Trials that run at a time unless `--test-threads` says otherwise: more would
 /// only wait for each other's processors.
@@ -24,10 +44,22 @@ const TRIALS_AT_A_TIME: usize = 4;
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(TRIALS_AT_A_TIME);
-    let trials: Vec<Trial> = [demo::trials(), lab_itself::trials(), lab_servers::trials()]
-        .into_iter()
-        .flatten()
-        .collect();
+    let trials: Vec<Trial> = [
+        closing::trials(),
+        demo::trials(),
+        failover::trials(),
+        icmp::trials(),
+        lab_itself::trials(),
+        lab_servers::trials(),
+        live::trials(),
+        refusals::trials(),
+        tcp::trials(),
+        transfer::trials(),
+        udp::trials(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     if !arguments.list
         && let Err(error) = lab::enter().and_then(|()| lab::require_tun())
     {
