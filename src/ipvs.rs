@@ -22,10 +22,11 @@ mod verdict;
 mod view;
 mod virtual_server;
 
-pub use crate::service::{Protocol, ServicePortName, VirtualAddress};
+pub use crate::service::{
+    Protocol, SchedulerKind, ServicePortName, UnknownScheduler, VirtualAddress,
+};
 pub use connection::Connection;
 pub use real_server::RealServer;
-pub use scheduler::{SchedulerKind, UnknownScheduler};
 pub use table::Table;
 pub use verdict::{DropReason, EchoVerdict, RejectReason, Verdict};
 pub use view::{ForwardMethod, RealServerView, VirtualServerView};

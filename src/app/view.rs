@@ -78,8 +78,8 @@ mod tests {
 
     use super::*;
     use crate::ipvs::SchedulerKind;
+    use crate::service::VirtualServerSpec;
     use crate::service::{Change, Protocol, ServicePortName, VirtualAddress};
-    use crate::service::{VirtualServerSpec, WhenEmpty};
 
     fn name() -> Arc<ServicePortName> {
         Arc::new(ServicePortName {
@@ -102,12 +102,10 @@ mod tests {
     fn a_virtual_server_as_it_is_programmed() {
         let table = Table::new(SchedulerKind::Rr);
         table.apply(&Change::Upsert(VirtualServerSpec {
-            address: address(),
-            service: name(),
             real_servers: vec!["10.1.65.8:53".parse().unwrap()],
             serving: vec!["10.1.65.8:53".parse().unwrap()],
-            when_empty: WhenEmpty::Reject,
             persistence: Some(Duration::from_secs(600)),
+            ..VirtualServerSpec::new(address(), name())
         }));
         let told: Vec<_> = table.snapshot().iter().map(virtual_server).collect();
         assert_eq!(

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::persistence::Persistence;
 use super::real_server::DEFAULT_WEIGHT;
-use super::scheduler::{Candidates, Request, Scheduler, Update};
+use super::scheduler::{Candidates, Request, Scheduler, Update, build};
 use super::{RealServer, RealServerView, SchedulerKind};
 
 /// The state of one virtual server.
@@ -25,7 +25,7 @@ pub(super) struct State {
 impl State {
     pub(super) fn new(scheduler: SchedulerKind) -> Self {
         Self {
-            scheduler: scheduler.build(),
+            scheduler: build(scheduler),
             rotation: Vec::new(),
             draining: Vec::new(),
             persistence: None,

@@ -54,6 +54,7 @@ impl Table {
         match change {
             Change::Upsert(spec) => self.upsert(spec),
             Change::Remove(address) => self.remove(*address),
+            Change::HealthCheck(_) | Change::RemoveHealthCheck(_) | Change::Node(_) => {}
         }
     }
 

@@ -333,8 +333,6 @@ impl Index {
         let mut serving: Vec<_> = serving.map(|e| e.address).collect();
         serving.sort_unstable();
         VirtualServerSpec {
-            address,
-            service: port.name.clone(),
             real_servers: chosen.map(|(endpoint, _)| endpoint.address).collect(),
             serving,
             // With policy Cluster an empty list means that there are none at all.
@@ -343,6 +341,7 @@ impl Index {
                 TrafficPolicy::Local | TrafficPolicy::Cluster => WhenEmpty::Reject,
             },
             persistence: service.affinity,
+            ..VirtualServerSpec::new(address, port.name.clone())
         }
     }
 }

@@ -17,6 +17,12 @@ use super::{Protocol, ServicePortName, VirtualAddress};
 /// (kube-proxy's informer selects `!service.kubernetes.io/service-proxy-name`).
 pub const LABEL_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 
+/// The scheduler of one Service, by its name.
+pub const ANNOTATION_SCHEDULER: &str = "kube-tun-proxy.io/scheduler";
+
+/// The PROXY protocol towards the real servers of one Service: `v1` or `v2`.
+pub const ANNOTATION_PROXY_PROTOCOL: &str = "kube-tun-proxy.io/proxy-protocol";
+
 /// Default of `sessionAffinityConfig.clientIP.timeoutSeconds` in the API server.
 pub const DEFAULT_AFFINITY_SECONDS: i32 = 10_800;
 

@@ -39,12 +39,9 @@ pub(super) fn endpoints(hosts: &[u8]) -> Vec<SocketAddr> {
 
 pub(super) fn spec(address: VirtualAddress, hosts: &[u8]) -> VirtualServerSpec {
     VirtualServerSpec {
-        address,
-        service: named("web", "https"),
         real_servers: endpoints(hosts),
         serving: endpoints(hosts),
-        when_empty: WhenEmpty::Reject,
-        persistence: None,
+        ..VirtualServerSpec::new(address, named("web", "https"))
     }
 }
 

@@ -37,6 +37,12 @@ fn changes(outcome: &Outcome) -> Vec<String> {
     let change = |change: &Change| match change {
         Change::Upsert(spec) => line(spec),
         Change::Remove(address) => format!("{address} removed"),
+        Change::HealthCheck(check) => format!(
+            "{} health check on {}: {}",
+            check.service, check.port, check.local_endpoints
+        ),
+        Change::RemoveHealthCheck(service) => format!("{service} health check removed"),
+        Change::Node(network) => format!("{network:?}"),
     };
     outcome.changes.iter().map(change).collect()
 }

@@ -218,6 +218,7 @@ proptest! {
                     Change::Remove(address) => {
                         prop_assert!(programmed.remove(&address).is_some());
                     }
+                    Change::HealthCheck(_) | Change::RemoveHealthCheck(_) | Change::Node(_) => {}
                 }
             }
         }
