@@ -205,7 +205,8 @@ impl App {
             reading.await;
             ("the source of manifests", None)
         });
-        let index = Index::new(config.node_name.as_str());
+        let index =
+            Index::new(config.node_name.as_str()).with_ipvs_compat(config.flows.ipvs_compat);
         let control = Control::new(index, Arc::clone(&table), health, unsynced);
         let programming = program(control, batches, Arc::clone(&dataplane));
         tasks.spawn(async {
