@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use super::server_socket::ServerSocket;
 use crate::netstack::{Fault, Ingest, Stack, TcpEndpoint, TcpState, Transmit};
 
-/// Bytes that one turn may read from the real server before other flows have
-/// theirs: two super-packets.
-const TURN_BYTES: usize = 128 << 10;
+/// Bytes that one turn may read from the real server before other flows have theirs:
+/// four super-packets.
+const TURN_BYTES: usize = 256 << 10;
 
 /// Packets that one turn may send.
 const TURN_PACKETS: usize = 16;
@@ -30,6 +30,12 @@ const SHORT_LIFE: Duration = Duration::from_secs(10);
 /// How long into TIME_WAIT the stack is polled: half of what smoltcp's 10 s are
 /// by its faster clock.
 const TIME_WAIT_POLLED: Duration = Duration::from_secs(1);
+
+/// How often a flow's rings are looked at while something moves, and how little must
+/// have moved for their memory to be given back: taking 1 MiB from the kernel again
+/// costs some 60 µs (256 page faults), once in two seconds.
+const TIDY_INTERVAL: Duration = Duration::from_secs(2);
+const TIDY_BYTES: u64 = 1 << 20;
 
 /// The least time between two turns that only a timer asks for: smoltcp may say
 /// "now" while nothing can be sent, and must not make the worker spin.
@@ -121,8 +127,8 @@ pub struct TcpFlow<S> {
     server: S,
     readable: bool,
     writable: bool,
-    /// The socket has said that FIN or an error is behind what it still holds.
-    read_closed: bool,
+    /// A short read does not mean that the socket is empty.
+    more_behind: bool,
     /// FIN from the real server has been read.
     server_finished: bool,
     /// FIN from the client has arrived.
@@ -137,6 +143,9 @@ pub struct TcpFlow<S> {
     active: Instant,
     closing_since: Option<Instant>,
     time_wait_since: Option<Instant>,
+    /// When the rings are next looked at, and what had moved at the last look.
+    tidy_at: Option<Instant>,
+    tidied: u64,
     bytes_in: u64,
     bytes_out: u64,
 }
@@ -166,7 +175,7 @@ impl<S: ServerSocket> TcpFlow<S> {
             server,
             readable: false,
             writable: true,
-            read_closed: false,
+            more_behind: false,
             server_finished: false,
             client_finished: false,
             finish_sent: false,
@@ -178,6 +187,8 @@ impl<S: ServerSocket> TcpFlow<S> {
             active: now,
             closing_since: None,
             time_wait_since: None,
+            tidy_at: None,
+            tidied: 0,
             bytes_in: 0,
             bytes_out: 0,
         })
@@ -207,13 +218,13 @@ impl<S: ServerSocket> TcpFlow<S> {
         Ok(taken)
     }
 
-    /// The socket's readiness has changed. `read_closed`: FIN or an error is
-    /// behind what can be read.
+    /// The socket's readiness has changed. `more_behind`: FIN, an error or the mark of
+    /// urgent data is among what can be read, so that it must be read until it blocks.
     #[inline]
-    pub fn server_ready(&mut self, readable: bool, writable: bool, read_closed: bool) {
+    pub fn server_ready(&mut self, readable: bool, writable: bool, more_behind: bool) {
         self.readable |= readable;
         self.writable |= writable;
-        self.read_closed |= read_closed;
+        self.more_behind |= more_behind;
     }
 
     /// Moves what can be moved and sends what is due.
@@ -240,6 +251,7 @@ impl<S: ServerSocket> TcpFlow<S> {
             self.kept_alive = true;
             self.server.keep_alive();
         }
+        self.tidy(now);
         Ok(if more {
             Progress::More
         } else {
@@ -261,6 +273,9 @@ impl<S: ServerSocket> TcpFlow<S> {
         }
         if !self.kept_alive {
             at = at.min(self.opened + SHORT_LIFE);
+        }
+        if let Some(tidy) = self.tidy_at {
+            at = at.min(tidy);
         }
         if let Some(idle) = timeouts.idle {
             at = at.min(self.active + idle);
@@ -294,10 +309,9 @@ impl<S: ServerSocket> TcpFlow<S> {
         &self.endpoint
     }
 
-    /// Gives up the flow; its endpoint can serve another. Dropping the rest closes
-    /// the socket.
-    pub fn into_endpoint(self) -> TcpEndpoint {
-        self.endpoint
+    /// Bytes of memory behind its rings, at most.
+    pub fn touched(&mut self) -> usize {
+        self.endpoint.touched()
     }
 
     /// True once the client has completed its handshake.
@@ -371,7 +385,9 @@ impl<S: ServerSocket> TcpFlow<S> {
 
     /// From the socket into the send ring. True when the budget stopped it.
     fn move_to_client(&mut self, now: Instant) -> bool {
-        let mut budget = TURN_BYTES;
+        // Whole super-packets: a runt costs as much as a full one.
+        let burst = self.endpoint.burst();
+        let mut budget = (TURN_BYTES / burst).max(1) * burst;
         while self.readable && !self.server_finished && self.endpoint.send_room() > 0 {
             if budget == 0 {
                 return true;
@@ -396,7 +412,7 @@ impl<S: ServerSocket> TcpFlow<S> {
                     self.active = now;
                     budget = budget.saturating_sub(count);
                     // A short read has emptied the socket; what comes later is told.
-                    self.readable = count == limit || self.read_closed;
+                    self.readable = count == limit || self.more_behind;
                 }
                 Some(Err(error)) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
                 Some(Err(error)) if error.kind() == ErrorKind::Interrupted => {}
@@ -415,7 +431,23 @@ impl<S: ServerSocket> TcpFlow<S> {
     fn server_failed(&mut self, error: &io::Error) {
         self.server_error = self.server_error.or_else(|| Some(error.kind()));
         self.readable = true;
-        self.read_closed = true;
+        self.more_behind = true;
+    }
+
+    /// Gives the memory of the rings back when little moves through them. A ring's
+    /// position walks through all of it, however little is in it at a time.
+    fn tidy(&mut self, now: Instant) {
+        let moved = self.endpoint.moved();
+        match self.tidy_at {
+            None if moved != self.tidied => self.tidy_at = Some(now + TIDY_INTERVAL),
+            Some(at) if now >= at => {
+                let bulk = moved - self.tidied >= TIDY_BYTES;
+                self.tidied = moved;
+                let done = !bulk && self.endpoint.trim();
+                self.tidy_at = (!done).then(|| now + TIDY_INTERVAL);
+            }
+            None | Some(_) => {}
+        }
     }
 
     /// True when the stack must not be polled any more: at the end of TIME_WAIT

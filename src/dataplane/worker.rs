@@ -25,15 +25,14 @@ use super::dialer::Dialer;
 use super::flow_table::{FlowId, FlowKey, FlowTable};
 use super::half_open::HalfOpen;
 use super::local_addresses::LocalAddresses;
-use super::server_socket::KernelSocket;
 use super::shared::{Message, Shared};
 use super::sink::TunSink;
 use super::stats::{WorkerStats, add};
-use super::tcp_flow::{Ending, TcpFlow};
+use super::tcp_flow::Ending;
 use super::timers::Timers;
 use super::view::FlowView;
-use crate::ipvs::{DropReason, Protocol, VirtualServer};
-use crate::netstack::{EndpointPool, Stack, StackConfig};
+use crate::ipvs::{DropReason, Protocol, RejectReason, VirtualServer};
+use crate::netstack::{RingPool, Stack, StackConfig};
 use crate::packet::{ErrorLimiter, ErrorLimits, FragmentLimits, FragmentStore};
 use crate::tun::{MAX_FRAME_LEN, Queue};
 
@@ -50,9 +49,9 @@ const BATCH: usize = 64;
 /// Readiness events taken at a time.
 const EVENTS: usize = 256;
 
-/// Endpoints that a worker keeps ready. A fresh pair of rings costs a third of a
-/// short connection (4.7 k against 6.7 k connections/s in the prototype).
-const POOL: usize = 256;
+/// Memory that a worker keeps in rings without a connection, at most. Fresh pages cost
+/// a third of a short connection (4.7 k against 6.7 k connections/s in the prototype).
+const KEEP_RINGS: usize = 64 << 20;
 
 /// Between two looks at fragments and connections in TIME_WAIT.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -73,7 +72,7 @@ pub(super) struct Worker {
     dirty: Vec<FlowId>,
     stack: Stack,
     sink: TunSink,
-    pool: EndpointPool,
+    rings: RingPool,
     dialer: Dialer,
     half_open: HalfOpen,
     local: LocalAddresses,
@@ -111,6 +110,8 @@ impl Worker {
         let now = Instant::now();
         let queue = Arc::new(parts.queue);
         let config = &parts.shared.config;
+        // All workers' free rings together stay below an eighth of the ceiling.
+        let keep = KEEP_RINGS.min(config.max_memory / 8 / parts.shared.stats.len().max(1));
         let stack = StackConfig {
             mtu: config.mtu,
             seed: parts.seed,
@@ -131,7 +132,7 @@ impl Worker {
             flows: FlowTable::default(),
             timers: Timers::default(),
             dirty: Vec::new(),
-            pool: EndpointPool::new(POOL),
+            rings: RingPool::new(keep),
             half_open: HalfOpen::default(),
             local: LocalAddresses::default(),
             limiter: ErrorLimiter::new(ErrorLimits::default()),
@@ -230,8 +231,10 @@ impl Worker {
         match &mut flow.kind {
             Kind::Dialing(_) => self.dial_ready(id),
             Kind::Tcp(tcp) => {
-                let closed = event.is_read_closed() || event.is_error();
-                tcp.server_ready(event.is_readable() || closed, event.is_writable(), closed);
+                // Behind a short read there may be an end, an error, or, at the mark
+                // of urgent data, more.
+                let more = event.is_read_closed() || event.is_error() || event.is_priority();
+                tcp.server_ready(event.is_readable() || more, event.is_writable(), more);
                 self.mark(id);
             }
             Kind::Udp(_) => self.udp_ready(id),
@@ -328,13 +331,19 @@ impl Worker {
     }
 
     /// Counts a new flow in, or says which limit forbids it.
-    fn admit(&self) -> Result<(), crate::ipvs::RejectReason> {
+    fn admit(&mut self) -> Result<(), RejectReason> {
         let config = &self.shared.config;
         if self.shared.flows.load(Ordering::Relaxed) >= config.max_flows {
-            return Err(crate::ipvs::RejectReason::FlowLimit);
+            return Err(RejectReason::FlowLimit);
         }
         if self.shared.memory.load(Ordering::Relaxed) >= config.max_memory {
-            return Err(crate::ipvs::RejectReason::MemoryLimit);
+            // What free rings hold must not keep flows out.
+            let held = self.rings.touched();
+            self.rings.trim();
+            self.shared.account(held, self.rings.touched());
+        }
+        if self.shared.memory.load(Ordering::Relaxed) >= config.max_memory {
+            return Err(RejectReason::MemoryLimit);
         }
         Ok(())
     }
@@ -398,17 +407,11 @@ impl Worker {
         if self.log.try_send(record).is_err() {
             add(&self.stats.unlogged);
         }
-        if let Kind::Tcp(tcp) = flow.kind {
-            self.retire_endpoint(*tcp, flow.held, ending);
-        }
-    }
-
-    /// Back into the pool, unless memory is short or the stack fell over it.
-    fn retire_endpoint(&mut self, tcp: TcpFlow<KernelSocket>, held: usize, ending: Ending) {
-        let short = self.shared.memory.load(Ordering::Relaxed) > self.shared.config.max_memory / 2;
-        if short || ending == Ending::Fault || !self.pool.give(tcp.into_endpoint()) {
-            self.shared.account(held, 0);
-        }
+        let held = flow.held;
+        let before = self.rings.touched();
+        drop(flow);
+        // What the connection's rings hold is the pool's now, unless it let go of it.
+        self.shared.account(held + before, self.rings.touched());
     }
 
     fn views(&mut self) -> Vec<FlowView> {

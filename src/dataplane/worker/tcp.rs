@@ -125,6 +125,7 @@ impl Worker {
         let dial = Dial {
             syn: packet.bytes.into(),
             sequence: segment.seq,
+            max_segment_size: segment.max_segment_size(),
             socket: None,
             deadline: self.now,
             tried: Vec::new(),
@@ -198,7 +199,7 @@ impl Worker {
     }
 
     fn watch(&mut self, id: FlowId, socket: KernelSocket) -> io::Result<KernelSocket> {
-        let interest = Interest::READABLE | Interest::WRITABLE;
+        let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
         let fd = socket.as_raw_fd();
         self.poll
             .registry()
@@ -321,8 +322,20 @@ impl Worker {
             connection.established();
             flow.server.connected(flow.key.client.ip(), connection, now);
         }
-        let endpoint = self.pool.take(rings);
-        flow.held = endpoint.touched().total();
+        let before = self.rings.touched();
+        let endpoint = self.stack.endpoint(
+            &self.rings,
+            rings,
+            dial.max_segment_size,
+            flow.key.client.is_ipv4(),
+            now,
+        );
+        // Memory that moves from the pool to the flow stays accounted.
+        flow.held = before - self.rings.touched();
+        let endpoint = match endpoint {
+            Ok(endpoint) => endpoint,
+            Err(error) => return self.no_rings(id, &error),
+        };
         let opened = TcpFlow::open(
             endpoint,
             socket,
@@ -339,6 +352,22 @@ impl Worker {
                 self.mark(id);
             }
             Err(fault) => self.fault(id, &fault),
+        }
+    }
+
+    /// The kernel gives no address space: the client is refused.
+    fn no_rings(&mut self, id: FlowId, error: &io::Error) {
+        let Some(flow) = self.flows.get_mut(id) else {
+            return;
+        };
+        tracing::debug!(client = %flow.key.client, %error, "no rings for a connection");
+        let Kind::Dialing(dial) = &mut flow.kind else {
+            return;
+        };
+        let syn = std::mem::take(&mut dial.syn);
+        self.finish(id, Ending::Fault);
+        if let Ok(packet) = IpPacket::parse(&syn) {
+            self.refuse_syn(&packet, &Verdict::Reject(RejectReason::MemoryLimit));
         }
     }
 
@@ -399,7 +428,7 @@ impl Worker {
             Ok(progress) => progress,
             Err(fault) => return self.fault(id, &fault),
         };
-        let held = tcp.endpoint().touched().total();
+        let held = tcp.touched();
         self.shared.account(flow.held, held);
         flow.held = held;
         if flow.half_open && tcp.is_established() {
