@@ -67,7 +67,7 @@ pub(super) struct Worker {
     poll: Poll,
     mailbox: Receiver<Message>,
     log: SyncSender<FlowRecord>,
-    flows: FlowTable,
+    flows: FlowTable<Flow>,
     timers: Timers,
     dirty: Vec<FlowId>,
     stack: Stack,
