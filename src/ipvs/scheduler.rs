@@ -51,12 +51,24 @@ pub(super) fn build(kind: SchedulerKind) -> Box<dyn Scheduler> {
 }
 
 /// Chooses among the real servers of one virtual server.
-pub(super) trait Scheduler: fmt::Debug + Send {
+pub(super) trait Scheduler: CloneBox + fmt::Debug + Send {
     /// The list has changed.
     fn changed(&mut self, update: &Update<'_>);
 
     /// The index of the real server for a new flow, if one is usable.
     fn pick(&mut self, request: &Request, candidates: Candidates<'_>) -> Option<usize>;
+}
+
+/// Copies a scheduler with its position, to look ahead without moving it.
+pub(super) trait CloneBox {
+    /// The copy.
+    fn clone_box(&self) -> Box<dyn Scheduler>;
+}
+
+impl<T: Scheduler + Clone + 'static> CloneBox for T {
+    fn clone_box(&self) -> Box<dyn Scheduler> {
+        Box::new(self.clone())
+    }
 }
 
 /// What the hash schedulers look at.

@@ -106,7 +106,8 @@ impl Worker {
             port: key.virtual_server.port(),
             protocol: Protocol::Tcp,
         };
-        let server = match self.shared.table.verdict(address) {
+        let verdict = self.verdict(address, key.client);
+        let server = match verdict {
             Verdict::Forward(server) => server,
             refusal @ (Verdict::Reject(_) | Verdict::Drop(_)) => {
                 return self.refuse_syn(packet, &refusal);

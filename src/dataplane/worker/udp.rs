@@ -66,7 +66,8 @@ impl Worker {
             port: key.virtual_server.port(),
             protocol: Protocol::Udp,
         };
-        let server = match self.shared.table.verdict(address) {
+        let verdict = self.verdict(address, key.client);
+        let server = match verdict {
             Verdict::Forward(server) => server,
             refusal @ (Verdict::Reject(_) | Verdict::Drop(_)) => {
                 self.refuse_datagram(packet, &refusal);
