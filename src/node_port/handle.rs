@@ -14,9 +14,7 @@ use super::addresses::NodeAddresses;
 use super::plan::{Plan, Step, Steps};
 use super::token::MAILBOX;
 use super::worker::{Message, Parts, Worker};
-use crate::dataplane::{
-    Counters, Dataplane, FlowView, StartError, WorkerStats, start_access_log,
-};
+use crate::dataplane::{Counters, Dataplane, FlowView, StartError, WorkerStats, start_access_log};
 use crate::ipvs::ServicePortName;
 use crate::service::Change;
 

@@ -185,9 +185,7 @@ impl Plan {
             let wanted = self.listens(address, server);
             for at in server.listens.symmetric_difference(&wanted) {
                 let claims = self.claims.entry(*at).or_default();
-                before
-                    .entry(*at)
-                    .or_insert_with(|| claims.first().copied());
+                before.entry(*at).or_insert_with(|| claims.first().copied());
                 if wanted.contains(at) {
                     claims.insert(address);
                 } else {
@@ -251,7 +249,10 @@ impl Plan {
                 if !server.usable_outside {
                     // An endpoint elsewhere is for this node and its pods only: what
                     // the network reaches stays closed, so that load balancers pass on.
-                    return chosen.filter(|ip| ip.is_loopback()).map(|&ip| at(ip)).collect();
+                    return chosen
+                        .filter(|ip| ip.is_loopback())
+                        .map(|&ip| at(ip))
+                        .collect();
                 }
                 // A datagram's answer must come from where it went to.
                 let wildcard = address.protocol == Protocol::Tcp
@@ -271,4 +272,3 @@ impl Plan {
         }
     }
 }
-

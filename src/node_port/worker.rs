@@ -170,7 +170,9 @@ impl Worker {
     /// When the first of those that wait wants to be looked at.
     fn next_wait(&self) -> Option<Instant> {
         let waiting = self.waiting.iter();
-        waiting.filter_map(|number| self.listeners.get(number)?.deadline()).min()
+        waiting
+            .filter_map(|number| self.listeners.get(number)?.deadline())
+            .min()
     }
 
     fn read_mailbox(&mut self) -> Mail {
@@ -267,9 +269,7 @@ impl Worker {
         let through: Vec<FlowId> = self
             .flows
             .iter_mut()
-            .filter(|(_, flow)| {
-                flow.listener == number && matches!(flow.kind, Kind::Udp { .. })
-            })
+            .filter(|(_, flow)| flow.listener == number && matches!(flow.kind, Kind::Udp { .. }))
             .map(|(id, _)| id)
             .collect();
         for id in through {
@@ -467,11 +467,16 @@ impl Worker {
     /// Whether a real server's address would lead back to this proxy, for ever.
     fn leads_back(&self, to: SocketAddr, protocol: Protocol) -> bool {
         let at = |address| ListenAddress { protocol, address };
-        self.shared.table.echo(to.ip()) == EchoVerdict::Answer
-            || self.numbers.contains_key(&at(to))
+        self.shared.table.echo(to.ip()) == EchoVerdict::Answer || self.numbers.contains_key(&at(to))
     }
 
-    fn insert(&mut self, key: FlowKey, server: Arc<VirtualServer>, listener: u32, kind: Kind) -> FlowId {
+    fn insert(
+        &mut self,
+        key: FlowKey,
+        server: Arc<VirtualServer>,
+        listener: u32,
+        kind: Kind,
+    ) -> FlowId {
         self.shared.flows.fetch_add(1, Ordering::Relaxed);
         if key.protocol == Protocol::Tcp {
             self.shared.tcp_flows.fetch_add(1, Ordering::Relaxed);
@@ -561,7 +566,11 @@ fn register(poll: &Poll, fd: &impl AsRawFd, owner: Owner, interest: Interest) ->
 fn tell_taken(listen: &Listen, error: &io::Error) {
     let Listen { at, service, .. } = listen;
     let mend = if error.kind() == io::ErrorKind::AddrInUse {
-        let flag = if at.protocol == Protocol::Udp { "u" } else { "t" };
+        let flag = if at.protocol == Protocol::Udp {
+            "u"
+        } else {
+            "t"
+        };
         format!(
             "another process has the port, kube-proxy or a pod with hostPort or hostNetwork \
              perhaps: `ss -l{flag}np sport = :{}` as root names it",

@@ -201,7 +201,11 @@ impl Worker {
                 return true;
             };
             let client = flow.key.client;
-            let Kind::Udp { flow: udp, listener } = &mut flow.kind else {
+            let Kind::Udp {
+                flow: udp,
+                listener,
+            } = &mut flow.kind
+            else {
                 return true;
             };
             match udp.receive(room, now) {
