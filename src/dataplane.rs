@@ -15,6 +15,7 @@ use std::time::Duration;
 
 mod access_log;
 mod dialer;
+mod ending;
 mod flow_table;
 mod half_open;
 mod handle;
@@ -30,10 +31,11 @@ mod udp_flow;
 mod view;
 mod worker;
 
+pub use ending::Ending;
 pub use handle::{Dataplane, StartError};
 pub use server_socket::{KernelSocket, ServerSocket};
 pub use stats::Counters;
-pub use tcp_flow::{Ending, Progress, TcpFlow, TcpTimeouts};
+pub use tcp_flow::{Progress, TcpFlow, TcpTimeouts};
 pub use view::FlowView;
 
 // What the node ports' flows have in common with those of the TUN.

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
-use super::tcp_flow::Ending;
+use super::ending::Ending;
 use crate::ipvs::{Protocol, ServicePortName};
 
 /// Records that wait to be written: a tenth of a second at 80,000 flows a second.
