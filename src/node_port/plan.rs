@@ -272,3 +272,6 @@ impl Plan {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

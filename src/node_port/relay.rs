@@ -257,14 +257,15 @@ impl Relay {
 
     fn ending(&mut self, timeouts: &TcpTimeouts, now: Instant) -> Option<Ending> {
         // What an end sent before its RST is delivered before the other sees the RST.
-        if self.client.failed.is_some() && self.inward.is_delivered() {
+        let nobody_left = self.client.has_failed() && self.server.has_failed();
+        if self.client.has_failed() && (self.inward.is_delivered() || nobody_left) {
             return Some(if self.client.is_silent() {
                 Ending::ClientTimeout
             } else {
                 Ending::ClientReset
             });
         }
-        if self.server.failed.is_some() && self.outward.is_delivered() {
+        if self.server.has_failed() && self.outward.is_delivered() {
             return Some(if self.server.is_silent() {
                 Ending::ServerTimeout
             } else {
@@ -411,3 +412,6 @@ impl Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,17 +19,18 @@ use mio::{Events, Interest, Poll};
 use tokio::sync::oneshot;
 
 use super::flow::{Flow, Kind};
-use super::listener::{Listen, ListenAddress, Listener, Pause, State, open};
+use super::listener::{Listen, ListenAddress, Listener};
 use super::own_addresses::OwnAddresses;
 use super::pipe::Pipes;
 use super::relay::{Readiness, Side};
-use super::token::{MAILBOX, Owner, next_listener};
+use super::token::{MAILBOX, Owner};
 use crate::dataplane::{
     Dialer, Ending, FlowId, FlowKey, FlowRecord, FlowTable, FlowView, Shared, Timers, WorkerStats,
     add,
 };
 use crate::ipvs::{DropReason, EchoVerdict, Protocol, RejectReason, Verdict, VirtualServer};
 
+mod listeners;
 mod tcp;
 mod udp;
 
@@ -167,14 +168,6 @@ impl Worker {
         Some(next.saturating_duration_since(Instant::now()))
     }
 
-    /// When the first of those that wait wants to be looked at.
-    fn next_wait(&self) -> Option<Instant> {
-        let waiting = self.waiting.iter();
-        waiting
-            .filter_map(|number| self.listeners.get(number)?.deadline())
-            .min()
-    }
-
     fn read_mailbox(&mut self) -> Mail {
         loop {
             match self.mailbox.try_recv() {
@@ -191,134 +184,6 @@ impl Worker {
                 }
                 Err(TryRecvError::Empty) => return Mail::Read,
             }
-        }
-    }
-
-    fn open(&mut self, listen: Listen) {
-        if let Some(number) = self.numbers.get(&listen.at)
-            && let Some(listener) = self.listeners.get_mut(number)
-        {
-            // The socket does not care whose it is.
-            listener.listen = listen;
-            return;
-        }
-        let number = self.next_number;
-        self.next_number = next_listener(number);
-        self.numbers.insert(listen.at, number);
-        let state = State::Taken(Pause::taken(self.now));
-        let listener = Listener { listen, state };
-        self.listeners.insert(number, listener);
-        self.try_open(number);
-    }
-
-    /// Opens the socket of a listener that has none.
-    fn try_open(&mut self, number: u32) {
-        let Some(listener) = self.listeners.get_mut(&number) else {
-            return;
-        };
-        let State::Taken(pause) = listener.state else {
-            return;
-        };
-        let again = pause.until <= self.now;
-        let opened = open(listener.listen.at).and_then(|state| {
-            let opened = Listener {
-                listen: listener.listen.clone(),
-                state,
-            };
-            if let Some(fd) = opened.fd() {
-                let token = Owner::Listener(number).token();
-                let registry = self.poll.registry();
-                registry.register(&mut SourceFd(&fd), token, Interest::READABLE)?;
-            }
-            Ok(opened.state)
-        });
-        let Listen { at, service, .. } = &listener.listen;
-        match opened {
-            Ok(state) => {
-                listener.state = state;
-                if again {
-                    tracing::info!(
-                        %service, address = %at.address, protocol = at.protocol.as_str(),
-                        "the port is free now: the service is reached here"
-                    );
-                }
-            }
-            Err(error) => {
-                if !again {
-                    tell_taken(&listener.listen, &error);
-                }
-                self.waiting.insert(number);
-                listener.state = State::Taken(if again {
-                    pause.again(self.now)
-                } else {
-                    Pause::taken(self.now)
-                });
-            }
-        }
-    }
-
-    fn close(&mut self, at: ListenAddress) {
-        let Some(number) = self.numbers.remove(&at) else {
-            return;
-        };
-        let listener = self.listeners.remove(&number);
-        self.waiting.remove(&number);
-        if !listener.is_some_and(|listener| matches!(listener.state, State::Udp { .. })) {
-            return;
-        }
-        let through: Vec<FlowId> = self
-            .flows
-            .iter_mut()
-            .filter(|(_, flow)| flow.listener == number && matches!(flow.kind, Kind::Udp { .. }))
-            .map(|(id, _)| id)
-            .collect();
-        for id in through {
-            self.finish(id, Ending::EndpointRemoved);
-        }
-    }
-
-    fn listener_ready(&mut self, number: u32) {
-        match self.listeners.get_mut(&number).map(|l| &mut l.state) {
-            Some(State::Tcp { ready, pause, .. }) => {
-                *ready = true;
-                if pause.is_none() {
-                    self.ready.push(number);
-                }
-            }
-            Some(State::Udp { ready, .. }) => {
-                *ready = true;
-                self.ready.push(number);
-            }
-            Some(State::Taken(_)) | None => {}
-        }
-    }
-
-    fn look_after_listeners(&mut self) {
-        if self.waiting.is_empty() {
-            return;
-        }
-        let is_due = |number: &u32| {
-            let listener = self.listeners.get(number);
-            listener
-                .and_then(Listener::deadline)
-                .is_none_or(|at| at <= self.now)
-        };
-        let due: Vec<u32> = self.waiting.iter().copied().filter(is_due).collect();
-        for number in due {
-            self.waiting.remove(&number);
-            match self.listeners.get(&number).map(|l| &l.state) {
-                Some(State::Taken(_)) => self.try_open(number),
-                Some(State::Tcp { .. }) => self.ready.push(number),
-                Some(State::Udp { .. }) | None => {}
-            }
-        }
-    }
-
-    fn take_from(&mut self, number: u32) {
-        match self.listeners.get(&number).map(|l| &l.state) {
-            Some(State::Tcp { .. }) => self.accept(number),
-            Some(State::Udp { .. }) => self.receive(number),
-            Some(State::Taken(_)) | None => {}
         }
     }
 
@@ -560,27 +425,4 @@ fn register(poll: &Poll, fd: &impl AsRawFd, owner: Owner, interest: Interest) ->
     let fd = fd.as_raw_fd();
     poll.registry()
         .register(&mut SourceFd(&fd), owner.token(), interest)
-}
-
-/// One warning for a listener that could not be opened, until it could.
-fn tell_taken(listen: &Listen, error: &io::Error) {
-    let Listen { at, service, .. } = listen;
-    let mend = if error.kind() == io::ErrorKind::AddrInUse {
-        let flag = if at.protocol == Protocol::Udp {
-            "u"
-        } else {
-            "t"
-        };
-        format!(
-            "another process has the port, kube-proxy or a pod with hostPort or hostNetwork \
-             perhaps: `ss -l{flag}np sport = :{}` as root names it",
-            at.address.port()
-        )
-    } else {
-        "it is tried again".to_owned()
-    };
-    tracing::warn!(
-        %service, address = %at.address, protocol = at.protocol.as_str(), %error, mend,
-        "cannot listen: the service is not reached at this address until it can"
-    );
 }
