@@ -15,6 +15,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use thiserror::Error;
 
 use crate::ipvs::SchedulerKind;
+use crate::node_port::NodePortAddress;
 
 mod args;
 pub mod duration;
@@ -54,6 +55,8 @@ pub struct Config {
     pub tun: TunConfig,
     /// How flows are carried.
     pub flows: FlowConfig,
+    /// Which of the node's addresses node ports are opened on; empty for all.
+    pub node_port_addresses: Vec<NodePortAddress>,
     /// Where health is told; `None` is nowhere.
     pub healthz_bind_address: Option<SocketAddr>,
     /// Path of the admin socket.
@@ -189,6 +192,7 @@ impl TryFrom<RunArgs> for Config {
                 max_flows: max_flows(args.max_flows),
                 max_memory: args.max_memory,
             },
+            node_port_addresses: args.nodeport_addresses,
             healthz_bind_address: args.healthz_bind_address.0,
             admin_socket: admin_socket(args.admin_socket)?,
             drain_timeout: args.drain_timeout,

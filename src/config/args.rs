@@ -12,10 +12,11 @@ use ipnet::IpNet;
 
 use super::values::{
     InterfaceName, ListenAddress, LogFormat, MasqueradeSource, PodTraffic, duration_or_zero,
-    healthz_bind_address, interface_name, masquerade_source, memory, node_name, positive_duration,
-    scheduler, service_cidr, tun_address,
+    healthz_bind_address, interface_name, masquerade_source, memory, node_name, node_port_address,
+    positive_duration, scheduler, service_cidr, tun_address,
 };
 use crate::ipvs::SchedulerKind;
+use crate::node_port::NodePortAddress;
 use crate::tun::MAX_QUEUES;
 
 /// Where a running proxy is asked, unless told otherwise.
@@ -169,6 +170,16 @@ pub struct RunArgs {
     /// some more than this, for code, tables and idle flows.
     #[arg(long, value_name = "SIZE", default_value = "1Gi", value_parser = memory, help_heading = "Flows")]
     pub(super) max_memory: usize,
+
+    /// Which of the node's addresses node ports are opened on: networks, primary, localhost
+    ///
+    /// A network: the node's addresses within it; primary: the node's own address
+    /// of each family; localhost: 127.0.0.1 and ::1. Several are joined by commas.
+    /// A family of which no network is named is not restricted, unless a keyword
+    /// is given. Default: all addresses of the node, loopback among them. A port
+    /// that another process has is reported, and opened once it is free.
+    #[arg(long, value_name = "CIDR|primary|localhost", value_delimiter = ',', value_parser = node_port_address, help_heading = "Flows")]
+    pub(super) nodeport_addresses: Vec<NodePortAddress>,
 
     /// Address of /healthz, /livez and /readyz
     ///

@@ -93,6 +93,25 @@ fn a_source_is_needed_and_must_be_there() {
 }
 
 #[test]
+fn node_port_addresses() {
+    assert!(ok(&[]).node_port_addresses.is_empty());
+    let several = [
+        "--nodeport-addresses",
+        "192.168.0.0/24,primary,localhost,fd00::/8",
+    ];
+    let told: Vec<_> = ok(&several)
+        .node_port_addresses
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(told, ["192.168.0.0/24", "primary", "localhost", "fd00::/8"]);
+    refused(
+        &["--nodeport-addresses", "primary,192.168.0.1"],
+        &["--nodeport-addresses", "'192.168.0.1'", "nor primary"],
+    );
+}
+
+#[test]
 fn service_cidrs() {
     let error = read(&["run", "--manifests", "/"]).unwrap_err().to_string();
     assert!(error.contains("--service-cidr CIDR is missing"), "{error}");
