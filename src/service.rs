@@ -264,7 +264,8 @@ pub struct NodeNetwork {
     /// Networks of the pods of this node: `spec.podCIDRs`. A client in one of
     /// them is a pod.
     pub pod_cidrs: Vec<IpNet>,
-    /// Addresses of the node: `status.addresses`, names left out.
+    /// Addresses of the node: those of type InternalIP in `status.addresses`, or
+    /// if there is none, ExternalIP.
     pub addresses: Vec<IpAddr>,
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::NodeNetwork;
 use super::endpoint::EndpointSlice;
 use super::object::{Event, NamespacedName, Node, Object, ObjectKey, ObjectKind};
 use super::service_port::Service;
@@ -93,9 +94,11 @@ fn endpoint(text: &str) -> Value {
 
 /// A Node with or without a zone.
 pub(super) fn node(name: &str, zone: Option<&str>) -> Event {
-    let name = NamespacedName::new("", name);
-    let zone = zone.map(Into::into);
-    apply(Object::Node(Arc::new(Node { name, zone })))
+    apply(Object::Node(Arc::new(Node {
+        name: NamespacedName::new("", name),
+        zone: zone.map(Into::into),
+        network: NodeNetwork::default(),
+    })))
 }
 
 pub(super) fn apply(object: Object) -> Event {
