@@ -11,9 +11,9 @@
 mod clock;
 mod device;
 mod endpoint;
-mod pool;
+mod rings;
 
 pub use clock::{Clock, SPEED};
 pub use device::{Outgoing, Transmit};
 pub use endpoint::{Fault, Ingest, Sent, Stack, StackConfig, TcpEndpoint, TcpState};
-pub use pool::{EndpointPool, RingSize};
+pub use rings::{RingPool, RingSize};

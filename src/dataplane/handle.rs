@@ -117,7 +117,7 @@ impl Dataplane {
             .zip(stats)
             .enumerate();
         for (index, (((queue, poll), mailbox), stats)) in parts {
-            let worker = Worker::new(Parts {
+            let parts = Parts {
                 index,
                 shared: Arc::clone(&shared),
                 stats,
@@ -126,13 +126,15 @@ impl Dataplane {
                 mailbox,
                 log: log.clone(),
                 seed: random_seed(index),
-            });
+            };
             let name = format!("worker-{index}");
             let failed = Arc::clone(&failed);
             let thread = thread::Builder::new()
                 .name(name.clone())
                 .spawn(move || {
-                    if let Err(error) = worker.run() {
+                    // A worker stays on the thread it was made on: its rings are counted
+                    // without locks.
+                    if let Err(error) = Worker::new(parts).run() {
                         tracing::error!(worker = index, %error, "the TUN queue failed");
                         failed.send_replace(Some(format!("TUN queue {index}: {error}")));
                     }

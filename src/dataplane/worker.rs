@@ -25,15 +25,14 @@ use super::dialer::Dialer;
 use super::flow_table::{FlowId, FlowKey, FlowTable};
 use super::half_open::HalfOpen;
 use super::local_addresses::LocalAddresses;
-use super::server_socket::KernelSocket;
 use super::shared::{Message, Shared};
 use super::sink::TunSink;
 use super::stats::{WorkerStats, add};
-use super::tcp_flow::{Ending, TcpFlow};
+use super::tcp_flow::Ending;
 use super::timers::Timers;
 use super::view::FlowView;
 use crate::ipvs::{DropReason, Protocol, VirtualServer};
-use crate::netstack::{EndpointPool, Stack, StackConfig};
+use crate::netstack::{RingPool, Stack, StackConfig};
 use crate::packet::{ErrorLimiter, ErrorLimits, FragmentLimits, FragmentStore};
 use crate::tun::{MAX_FRAME_LEN, Queue};
 
@@ -50,9 +49,9 @@ const BATCH: usize = 64;
 /// Readiness events taken at a time.
 const EVENTS: usize = 256;
 
-/// Endpoints that a worker keeps ready. A fresh pair of rings costs a third of a
-/// short connection (4.7 k against 6.7 k connections/s in the prototype).
-const POOL: usize = 256;
+/// Memory that a worker keeps in rings without a connection. Fresh pages cost a third
+/// of a short connection (4.7 k against 6.7 k connections/s in the prototype).
+const KEEP_RINGS: usize = 64 << 20;
 
 /// Between two looks at fragments and connections in TIME_WAIT.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -73,7 +72,7 @@ pub(super) struct Worker {
     dirty: Vec<FlowId>,
     stack: Stack,
     sink: TunSink,
-    pool: EndpointPool,
+    rings: RingPool,
     dialer: Dialer,
     half_open: HalfOpen,
     local: LocalAddresses,
@@ -131,7 +130,7 @@ impl Worker {
             flows: FlowTable::default(),
             timers: Timers::default(),
             dirty: Vec::new(),
-            pool: EndpointPool::new(POOL),
+            rings: RingPool::new(KEEP_RINGS),
             half_open: HalfOpen::default(),
             local: LocalAddresses::default(),
             limiter: ErrorLimiter::new(ErrorLimits::default()),
@@ -398,17 +397,11 @@ impl Worker {
         if self.log.try_send(record).is_err() {
             add(&self.stats.unlogged);
         }
-        if let Kind::Tcp(tcp) = flow.kind {
-            self.retire_endpoint(*tcp, flow.held, ending);
-        }
-    }
-
-    /// Back into the pool, unless memory is short or the stack fell over it.
-    fn retire_endpoint(&mut self, tcp: TcpFlow<KernelSocket>, held: usize, ending: Ending) {
-        let short = self.shared.memory.load(Ordering::Relaxed) > self.shared.config.max_memory / 2;
-        if short || ending == Ending::Fault || !self.pool.give(tcp.into_endpoint()) {
-            self.shared.account(held, 0);
-        }
+        let held = flow.held;
+        let before = self.rings.touched();
+        drop(flow);
+        // What the connection's rings hold is the pool's now, unless it let go of it.
+        self.shared.account(held + before, self.rings.touched());
     }
 
     fn views(&mut self) -> Vec<FlowView> {

@@ -1,15 +1,16 @@
 //! The client's side of one TCP connection, and the stack that moves it.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
+use smoltcp::iface::{Config, Interface, PollResult};
 use smoltcp::socket::tcp;
 use smoltcp::wire::HardwareAddress;
 
 use super::clock::Clock;
 use super::device::{OnePacket, Outgoing, Transmit};
-use super::pool::RingSize;
+use super::rings::{RingPool, RingSize, RingedSocket};
 
 pub use smoltcp::socket::tcp::State as TcpState;
 
@@ -100,6 +101,7 @@ impl Stack {
         out: &mut impl Transmit,
     ) -> Result<(), Fault> {
         endpoint.initial_sequence = initial_sequence;
+        endpoint.highest = initial_sequence.wrapping_add(1);
         let config = self.config;
         guarded(|| {
             let socket = endpoint.socket_mut();
@@ -134,6 +136,7 @@ impl Stack {
         if endpoint.overruns(sequence_end) {
             return Ok(Ingest::WindowOverrun);
         }
+        endpoint.note(sequence_end);
         self.poll_in(endpoint, packet, now, out)?;
         Ok(Ingest::Taken)
     }
@@ -158,7 +161,7 @@ impl Stack {
             for _ in 0..budget {
                 let sent = self
                     .interface
-                    .poll_egress(at, &mut device, &mut endpoint.sockets);
+                    .poll_egress(at, &mut device, endpoint.socket.sockets());
                 if sent == PollResult::None {
                     more = false;
                     break;
@@ -173,7 +176,7 @@ impl Stack {
     pub fn poll_at(&mut self, endpoint: &TcpEndpoint, now: Instant) -> Option<Instant> {
         let at = self.clock.to_stack(now);
         self.interface
-            .poll_at(at, &endpoint.sockets)
+            .poll_at(at, endpoint.socket.set())
             .map(|at| self.clock.from_stack(at))
     }
 
@@ -189,7 +192,7 @@ impl Stack {
             let mut observed = Observed { out, last: None };
             let mut device = OnePacket::new(Some(packet), &mut observed, self.config.mtu);
             self.interface
-                .poll_ingress_single(at, &mut device, &mut endpoint.sockets);
+                .poll_ingress_single(at, &mut device, endpoint.socket.sockets());
             endpoint.observe(observed.last);
         })
     }
@@ -197,17 +200,18 @@ impl Stack {
 
 /// One TCP connection's client side: a socket in a set of its own.
 pub struct TcpEndpoint {
-    sockets: SocketSet<'static>,
-    handle: SocketHandle,
+    socket: RingedSocket,
     rings: RingSize,
     /// The client's initial sequence number.
     initial_sequence: u32,
-    /// Bytes that this connection has taken out of the receive ring.
+    /// Bytes that have been taken out of the receive ring.
     drained: u64,
-    /// Bytes that this connection has put into the send ring.
+    /// Bytes that have been put into the send ring.
     filled: u64,
-    /// Bytes of each ring that any connection so far has written to, at most.
-    touched: RingSize,
+    /// The highest sequence number behind a byte that the stack has been given.
+    highest: u32,
+    /// What `drained` and `filled` were when the rings were last trimmed.
+    trimmed: (u64, u64),
     /// Set once a segment after the SYN-ACK told the client the true window.
     window_told: bool,
     /// What the last packet that we sent said.
@@ -233,38 +237,22 @@ impl std::fmt::Debug for TcpEndpoint {
 }
 
 impl TcpEndpoint {
-    pub(super) fn new(rings: RingSize) -> Self {
-        let receive = tcp::SocketBuffer::new(vec![0; rings.receive]);
-        let send = tcp::SocketBuffer::new(vec![0; rings.send]);
-        let mut sockets = SocketSet::new(Vec::with_capacity(1));
-        let handle = sockets.add(tcp::Socket::new(receive, send));
-        Self {
-            sockets,
-            handle,
+    /// A closed endpoint with rings of this size.
+    ///
+    /// # Errors
+    /// ENOMEM when there is no room for rings.
+    pub fn new(pool: &RingPool, rings: RingSize) -> io::Result<Self> {
+        Ok(Self {
+            socket: RingedSocket::new(pool, rings)?,
             rings,
             initial_sequence: 0,
             drained: 0,
             filled: 0,
-            touched: RingSize {
-                receive: 0,
-                send: 0,
-            },
+            highest: 0,
+            trimmed: (0, 0),
             window_told: false,
             last_sent: None,
-        }
-    }
-
-    /// Makes a used endpoint as good as new. False if its socket would not close.
-    pub(super) fn recycle(&mut self) -> bool {
-        self.touched = self.touched();
-        self.drained = 0;
-        self.filled = 0;
-        self.window_told = false;
-        self.last_sent = None;
-        let socket = self.socket_mut();
-        socket.abort();
-        // A closed socket forgets its peer and its data when it listens again.
-        !socket.is_open()
+        })
     }
 
     /// Size of the two rings.
@@ -272,18 +260,33 @@ impl TcpEndpoint {
         self.rings
     }
 
-    /// An upper bound of the bytes of each ring that are backed by memory: pages
-    /// that nothing was ever written to are not.
+    /// Bytes of memory behind the rings, at most: pages that nothing was written to
+    /// have none.
     #[inline]
-    pub fn touched(&self) -> RingSize {
-        let received = self.drained.saturating_add(self.receive_queue() as u64);
-        RingSize {
-            receive: self
-                .touched
-                .receive
-                .max(capped(received, self.rings.receive)),
-            send: self.touched.send.max(capped(self.filled, self.rings.send)),
+    pub fn touched(&mut self) -> usize {
+        let received = self.drained + self.receive_queue() as u64;
+        self.socket.receive.touch(received - self.trimmed.0);
+        self.socket.send.touch(self.filled - self.trimmed.1);
+        self.socket.receive.touched() + self.socket.send.touched()
+    }
+
+    /// Gives the memory of the rings back if they are empty. False if they are not.
+    pub fn trim(&mut self) -> bool {
+        let idle = self.receive_queue() == 0 && self.send_queue() == 0;
+        // A hole before what has arrived out of order: it lies in the ring, uncounted.
+        if !idle || self.holds_out_of_order() {
+            return false;
         }
+        self.trimmed = (self.drained, self.filled);
+        self.socket.receive.trim();
+        self.socket.send.trim();
+        true
+    }
+
+    /// Bytes that have passed in both directions.
+    #[inline]
+    pub fn moved(&self) -> u64 {
+        self.drained + self.filled
     }
 
     /// The state of the connection, by RFC 9293's names.
@@ -380,16 +383,31 @@ impl TcpEndpoint {
     /// segment that reaches past the ring must not get in.
     #[inline]
     fn overruns(&self, sequence_end: u32) -> bool {
-        if self.window_told {
-            return false;
-        }
-        let edge = self
-            .initial_sequence
+        !self.window_told && is_after(sequence_end, self.right_edge())
+    }
+
+    /// The sequence number behind the last byte that the receive ring has room for.
+    #[inline]
+    fn right_edge(&self) -> u32 {
+        self.initial_sequence
             .wrapping_add(1)
             .wrapping_add(self.drained as u32)
-            .wrapping_add(self.rings.receive as u32);
-        // Serial number arithmetic, RFC 1982 section 3.2.
-        (edge.wrapping_sub(sequence_end) as i32) < 0
+            .wrapping_add(self.rings.receive as u32)
+    }
+
+    #[inline]
+    fn note(&mut self, sequence_end: u32) {
+        if is_after(sequence_end, self.highest) && !is_after(sequence_end, self.right_edge()) {
+            self.highest = sequence_end;
+        }
+    }
+
+    /// True when bytes may lie in the ring behind a hole, where no queue length tells
+    /// of them.
+    fn holds_out_of_order(&self) -> bool {
+        let received = (self.drained + self.receive_queue() as u64) as u32;
+        let next = self.initial_sequence.wrapping_add(1).wrapping_add(received);
+        is_after(self.highest, next)
     }
 
     #[inline]
@@ -402,12 +420,12 @@ impl TcpEndpoint {
 
     #[inline]
     fn socket(&self) -> &tcp::Socket<'static> {
-        self.sockets.get(self.handle)
+        self.socket.socket()
     }
 
     #[inline]
     fn socket_mut(&mut self) -> &mut tcp::Socket<'static> {
-        self.sockets.get_mut(self.handle)
+        self.socket.socket_mut()
     }
 }
 
@@ -429,8 +447,10 @@ impl<T: Transmit> Transmit for Observed<'_, T> {
     }
 }
 
-fn capped(bytes: u64, capacity: usize) -> usize {
-    usize::try_from(bytes).map_or(capacity, |bytes| bytes.min(capacity))
+/// Serial number arithmetic, RFC 1982 section 3.2.
+#[inline]
+fn is_after(one: u32, other: u32) -> bool {
+    (other.wrapping_sub(one) as i32) < 0
 }
 
 fn sequence_numbers(packet: &[u8]) -> Option<Sent> {

@@ -18,7 +18,7 @@ use crate::dataplane::tcp_flow::{Ending, Progress, TcpFlow};
 use crate::ipvs::{
     Connection, DropReason, EchoVerdict, Protocol, RejectReason, Verdict, VirtualAddress,
 };
-use crate::netstack::{Fault, Ingest, RingSize, Sent};
+use crate::netstack::{Fault, Ingest, RingSize, Sent, TcpEndpoint};
 use crate::packet::{IpPacket, TcpSegment, Unreachable};
 
 impl Worker {
@@ -320,8 +320,14 @@ impl Worker {
             connection.established();
             flow.server.connected(flow.key.client.ip(), connection, now);
         }
-        let endpoint = self.pool.take(rings);
-        flow.held = endpoint.touched().total();
+        let before = self.rings.touched();
+        let endpoint = TcpEndpoint::new(&self.rings, rings);
+        // Memory that moves from the pool to the flow stays accounted.
+        flow.held = before - self.rings.touched();
+        let endpoint = match endpoint {
+            Ok(endpoint) => endpoint,
+            Err(error) => return self.no_rings(id, &error),
+        };
         let opened = TcpFlow::open(
             endpoint,
             socket,
@@ -338,6 +344,22 @@ impl Worker {
                 self.mark(id);
             }
             Err(fault) => self.fault(id, &fault),
+        }
+    }
+
+    /// The kernel gives no address space: the client is refused.
+    fn no_rings(&mut self, id: FlowId, error: &io::Error) {
+        let Some(flow) = self.flows.get_mut(id) else {
+            return;
+        };
+        tracing::debug!(client = %flow.key.client, %error, "no rings for a connection");
+        let Kind::Dialing(dial) = &mut flow.kind else {
+            return;
+        };
+        let syn = std::mem::take(&mut dial.syn);
+        self.finish(id, Ending::Fault);
+        if let Ok(packet) = IpPacket::parse(&syn) {
+            self.refuse_syn(&packet, &Verdict::Reject(RejectReason::MemoryLimit));
         }
     }
 
@@ -398,7 +420,7 @@ impl Worker {
             Ok(progress) => progress,
             Err(fault) => return self.fault(id, &fault),
         };
-        let held = tcp.endpoint().touched().total();
+        let held = tcp.touched();
         self.shared.account(flow.held, held);
         flow.held = held;
         if flow.half_open && tcp.is_established() {

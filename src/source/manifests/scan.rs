@@ -14,7 +14,7 @@ use foldhash::quality::RandomState;
 use super::SETTLE;
 use super::parse::parse;
 use super::report::Report;
-use super::store::Store;
+use super::store::{Name, Store};
 use crate::source::Batch;
 
 /// A file that never comes to rest is read after this long all the same, but not
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) struct Scanner {
     path: PathBuf,
-    files: BTreeMap<Arc<Path>, Tracked>,
+    files: BTreeMap<Name, Tracked>,
     store: Store,
     hasher: RandomState,
     ignored: BTreeSet<String>,
@@ -190,13 +190,14 @@ impl Scanner {
     /// Looks at one file. The answer is whether what is in force may change.
     fn look_at(
         &mut self,
-        file: Arc<Path>,
+        name: Name,
         meta: io::Result<Metadata>,
         clock: Clock,
         look: &mut Look,
     ) -> bool {
         let now = clock.now;
-        let tracked = self.files.entry(file.clone()).or_insert(Tracked {
+        let file = name.0.clone();
+        let tracked = self.files.entry(name.clone()).or_insert(Tracked {
             seen: None,
             since: now,
             restless: None,
@@ -268,13 +269,13 @@ impl Scanner {
             }
         }
         if parsed.errors.is_empty() {
-            self.store.set(file, parsed.objects);
+            self.store.set(name, parsed.objects);
             return true;
         }
         if !settled {
             return false;
         }
-        let last_good = self.store.set_partial(file, parsed.objects);
+        let last_good = self.store.set_partial(name, parsed.objects);
         let report = |error| Report::Parse { error, last_good };
         look.reports.extend(parsed.errors.into_iter().map(report));
         true
@@ -294,7 +295,7 @@ impl Tracked {
     }
 }
 
-type Listing = BTreeMap<Arc<Path>, io::Result<Metadata>>;
+type Listing = BTreeMap<Name, io::Result<Metadata>>;
 
 /// The files that count, with symbolic links followed: a ConfigMap volume is made
 /// of links through `..data`, which is itself one and hidden.
@@ -304,7 +305,7 @@ fn list(path: &Path) -> io::Result<Listing> {
         return Err(io::Error::other("is neither a file nor a directory"));
     }
     if meta.is_file() {
-        return Ok(BTreeMap::from([(path.into(), Ok(meta))]));
+        return Ok(BTreeMap::from([(Name(path.into()), Ok(meta))]));
     }
     let mut listing = BTreeMap::new();
     for entry in fs::read_dir(path)? {
@@ -317,7 +318,7 @@ fn list(path: &Path) -> io::Result<Listing> {
             // Removed since, or a link to nothing.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             meta => {
-                listing.insert(file.into(), meta);
+                listing.insert(Name(file.into()), meta);
             }
         }
     }

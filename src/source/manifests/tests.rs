@@ -206,6 +206,19 @@ async fn the_path_is_a_link_that_is_repointed() {
     source.stop().await;
 }
 
+/// No watch sees behind a link to a file: the periodic look does.
+#[tokio::test]
+async fn what_inotify_does_not_tell_is_found() {
+    let (dir, outside) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    write(outside.path(), "x", &service("a", "10.0.0.1"));
+    symlink(outside.path().join("x"), dir.path().join("a.yaml")).unwrap();
+    let mut source = Running::start(dir.path());
+    source.until(&["a 10.0.0.1"]).await;
+    replace(outside.path(), "x", &service("a", "10.0.0.2"));
+    source.until(&["a 10.0.0.2"]).await;
+    source.stop().await;
+}
+
 #[tokio::test]
 async fn a_path_that_comes_later_is_waited_for() {
     let dir = TempDir::new().unwrap();

@@ -120,6 +120,36 @@ fn lists_of_every_shape() {
     }
 }
 
+/// kubectl sorts fields: the endpoints come before the kind.
+#[test]
+fn a_slice_as_kubectl_writes_it() {
+    let slice = r#"{"addressType": "IPv4", "apiVersion": "discovery.k8s.io/v1",
+        "endpoints": [{"addresses": ["10.1.65.5"]}], "kind": "EndpointSlice",
+        "metadata": {"labels": {"kubernetes.io/service-name": "web"}, "name": "web-1"},
+        "ports": [{"port": 80}]}"#;
+    for (name, text) in [
+        ("a.json", slice.to_owned()),
+        ("a.yaml", slice.to_owned()),
+        (
+            "a.json",
+            format!(r#"{{"apiVersion": "v1", "items": [{slice}], "kind": "List"}}"#),
+        ),
+    ] {
+        let parsed = parsed(name, &text);
+        assert_eq!(errors(&parsed), [""; 0]);
+        let [loaded] = parsed.objects.as_slice() else {
+            panic!("one object");
+        };
+        let Object::EndpointSlice(slice) = &loaded.object else {
+            panic!("a slice");
+        };
+        assert_eq!((slice.endpoints.len(), slice.ports.len()), (1, 1));
+        assert_eq!(slice.service.as_deref(), Some("web"));
+    }
+    let other = slice.replace("EndpointSlice", "Other");
+    assert_eq!(parsed("a.json", &other).errors.len(), 1);
+}
+
 #[test]
 fn typed_lists_name_the_kind_of_their_items() {
     let bare = |text: &str| text.replace(r#""apiVersion": "v1", "kind": "Service", "#, "");
