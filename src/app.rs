@@ -4,8 +4,8 @@
 //! starts the workers, then lets objects in. [`App::run`] ends with the signal to
 //! stop, after the flows have drained, or when a part has ended by itself.
 //!
-//! Tasks on the control runtime: the source, the control loop, the health server
-//! and the admin server. All end with the [`App`]. The threads of the data plane
+//! Tasks on the control runtime: the source, the control loop, the keeper of the
+//! routes where they are not fixed, the health server and the admin server. All end with the [`App`]. The threads of the data plane
 //! are its own and are joined before `run` returns; with the last queue the
 //! kernel takes away device, addresses and routes.
 
@@ -20,7 +20,7 @@ use ipnet::IpNet;
 use sd_notify::NotifyState;
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tokio::time::timeout;
 use tracing::{info, warn};
@@ -28,19 +28,27 @@ use tracing::{info, warn};
 use crate::admin::health::{self, Family, Health};
 use crate::admin::readiness::Readiness;
 use crate::admin::socket::{AdminSocket, BindError};
-use crate::config::{Config, FlowConfig, MasqueradeSource, PodTraffic};
+use crate::config::{Config, MasqueradeSource, PodTraffic, Source};
 use crate::dataplane::{Dataplane, DataplaneConfig, Masquerade, StartError, TcpTimeouts};
 use crate::ipvs::Table;
 use crate::service::index::Index;
+use crate::source::kubernetes::{AccessError, ServiceCidrs};
 use crate::source::{Batch, manifests};
 use crate::tun::{DEFAULT_MTU, Link, LinkConfig, Offloads, TunError, open_queues};
+use cluster::Following;
 use control::Control;
+use programming::ProgrammingLatency;
+use routes::Wanted;
 use signals::Signals;
 use view::ProxyView;
 
+mod cluster;
 mod control;
 mod limits;
 pub mod logging;
+mod pods;
+pub mod programming;
+mod routes;
 pub mod signals;
 mod view;
 
@@ -56,9 +64,10 @@ pub struct App {
     table: Arc<Table>,
     dataplane: Arc<Dataplane>,
     readiness: Readiness,
+    latency: Arc<ProgrammingLatency>,
     tasks: JoinSet<Ended>,
     /// Its netlink task ends with it.
-    _link: Link,
+    _link: Arc<Link>,
 }
 
 /// What a running proxy has opened.
@@ -75,6 +84,9 @@ pub struct Bound {
 /// Why the proxy did not start.
 #[derive(Debug, Error)]
 pub enum AppError {
+    /// There is no way to the cluster.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// The health server's address is not to be had.
     #[error("--healthz-bind-address {address}: cannot listen")]
     Healthz {
@@ -121,12 +133,23 @@ impl AppError {
         matches!(self, Self::Tun(_))
     }
 
+    /// Whether the configuration is wrong.
+    pub fn misconfigured(&self) -> bool {
+        matches!(self, Self::Access(_))
+    }
+
     /// What mends it, where that is known.
     pub fn mend(&self) -> Option<String> {
         match self {
             Self::Healthz { source, .. } => healthz_mend(source).map(str::to_owned),
             Self::AdminSocket(_) => Some("choose another path with --admin-socket PATH".to_owned()),
             Self::Tun(error) => error.mend(),
+            Self::Access(AccessError::InCluster { .. }) => Some(
+                "run it in a pod with a service account, or give --kubeconfig FILE or \
+                 --manifests PATH"
+                    .to_owned(),
+            ),
+            Self::Access(_) => None,
             Self::Dataplane(_)
             | Self::Worker { .. }
             | Self::Signals(_)
@@ -149,6 +172,7 @@ impl App {
     /// [`AppError`]; nothing is left behind then.
     pub async fn start(config: Config) -> Result<Self, AppError> {
         limits::raise_open_files(config.flows.max_flows);
+        let connection = cluster::connect(&config.source).await?;
         let readiness = Readiness::new();
         let starting = readiness.block("starting");
         let unsynced = readiness.block("waiting for the first full state");
@@ -161,13 +185,10 @@ impl App {
         let admin_socket = AdminSocket::bind(&config.admin_socket)?;
 
         let queues = open_queues(config.tun.name.as_str(), config.tun.workers.get())?;
-        let link = Link::configure(link_config(&config, queues.index)).await?;
+        let link = Arc::new(Link::configure(link_config(&config, queues.index)).await?);
         let table = Arc::new(Table::new(config.flows.scheduler));
-        let dataplane = Dataplane::start(
-            dataplane_config(&config.flows),
-            Arc::clone(&table),
-            queues.queues,
-        )?;
+        let dataplane =
+            Dataplane::start(dataplane_config(&config), Arc::clone(&table), queues.queues)?;
         let dataplane = Arc::new(dataplane);
 
         let bound = Bound {
@@ -200,13 +221,48 @@ impl App {
         tasks.spawn(async { ("the admin server", serving.await.err()) });
 
         let (sender, batches) = mpsc::channel(BATCHES);
-        let reading = manifests::run(config.manifests.clone(), sender, future::pending());
-        tasks.spawn(async {
-            reading.await;
-            ("the source of manifests", None)
-        });
         let index = Index::new(config.node_name.as_str());
-        let control = Control::new(index, Arc::clone(&table), health, unsynced);
+        let mut control = Control::new(index, Arc::clone(&table), health, unsynced);
+        let routes = config.service_cidrs.is_empty().then(Wanted::default);
+        if let Some(wanted) = &routes {
+            control = control.with_routes(wanted.clone());
+        }
+        // Without a cluster nobody knows of service ranges.
+        let (cidrs, ranges) = watch::channel(ServiceCidrs::Unknown);
+        let mut server = Vec::new();
+        match (&config.source, connection) {
+            (Source::Cluster { .. }, Some(connection)) => {
+                server = cluster::addresses(connection.server()).await;
+                routes::warn_of_hazard(&mut server, config.service_cidrs.iter());
+                Following {
+                    connection,
+                    node_name: config.node_name.clone(),
+                    batches: sender,
+                    service_cidrs: routes.is_some().then_some(cidrs),
+                    dataplane: (config.flows.pod_traffic == PodTraffic::Auto)
+                        .then(|| Arc::clone(&dataplane)),
+                }
+                .spawn(&mut tasks);
+            }
+            (Source::Manifests(path), _) => {
+                let reading = manifests::run(path.clone(), sender, future::pending());
+                tasks.spawn(async {
+                    reading.await;
+                    ("the source of manifests", None)
+                });
+            }
+            // A cluster has a connection; without one nothing is started.
+            (Source::Cluster { .. }, None) => {}
+        }
+        if let Some(wanted) = routes {
+            let unrouted = readiness.block("waiting for the routes of services");
+            let keeping = routes::keep(Arc::clone(&link), wanted, ranges, unrouted, server);
+            tasks.spawn(async {
+                keeping.await;
+                ("the keeper of routes", None)
+            });
+        }
+        let latency = control.latency();
         let programming = program(control, batches, Arc::clone(&dataplane));
         tasks.spawn(async {
             programming.await;
@@ -219,6 +275,7 @@ impl App {
             table,
             dataplane,
             readiness,
+            latency,
             tasks,
             _link: link,
         })
@@ -232,6 +289,11 @@ impl App {
     /// Whether the proxy is ready, and what it waits for.
     pub fn readiness(&self) -> &Readiness {
         &self.readiness
+    }
+
+    /// How long changes took from the cluster to the table.
+    pub fn programming_latency(&self) -> &ProgrammingLatency {
+        &self.latency
     }
 
     /// Carries traffic until a signal to stop comes and the flows have drained;
@@ -315,7 +377,7 @@ async fn program(
     dataplane: Arc<Dataplane>,
 ) {
     while let Some(batch) = batches.recv().await {
-        if control.program(batch.events, batch.initial_complete) {
+        if control.program(batch) {
             dataplane.table_changed();
         }
     }
@@ -341,11 +403,16 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, AppError> {
         .map_err(|source| AppError::Healthz { address, source })
 }
 
-fn families(service_cidrs: &[IpNet]) -> impl Iterator<Item = Family> {
-    service_cidrs.iter().map(|net| match net {
+/// The families of the service ranges; both while these are not known.
+fn families(service_cidrs: &[IpNet]) -> Vec<Family> {
+    if service_cidrs.is_empty() {
+        return vec![Family::IPv4, Family::IPv6];
+    }
+    let family = |net: &IpNet| match net {
         IpNet::V4(_) => Family::IPv4,
         IpNet::V6(_) => Family::IPv6,
-    })
+    };
+    service_cidrs.iter().map(family).collect()
 }
 
 fn link_config(config: &Config, index: u32) -> LinkConfig {
@@ -356,7 +423,8 @@ fn link_config(config: &Config, index: u32) -> LinkConfig {
     }
 }
 
-fn dataplane_config(flows: &FlowConfig) -> DataplaneConfig {
+fn dataplane_config(config: &Config) -> DataplaneConfig {
+    let flows = &config.flows;
     DataplaneConfig {
         connect_attempts: flows.connect_attempts,
         connect_timeout: flows.connect_timeout,
@@ -366,10 +434,12 @@ fn dataplane_config(flows: &FlowConfig) -> DataplaneConfig {
             MasqueradeSource::Interface(name) => Masquerade::Interface(name.to_string()),
             &MasqueradeSource::Address { v4, v6 } => Masquerade::Address { v4, v6 },
         },
-        // Manifests hold no NetworkPolicies, so nothing speaks against pods.
         pod_traffic: match flows.pod_traffic {
-            PodTraffic::Auto | PodTraffic::Always => true,
+            PodTraffic::Always => true,
             PodTraffic::Never => false,
+            // Manifests hold no NetworkPolicies, so nothing speaks against pods;
+            // what a cluster holds has to be seen first.
+            PodTraffic::Auto => matches!(config.source, Source::Manifests(_)),
         },
         max_flows: flows.max_flows,
         max_memory: flows.max_memory,
