@@ -62,7 +62,8 @@ pub struct DataplaneConfig {
     pub answer_ping: bool,
     /// Source address of connections to real servers.
     pub masquerade: Masquerade,
-    /// Whether clients other than this node are served.
+    /// Whether clients other than this node are served, until
+    /// [`Dataplane::serve_pods`] says otherwise.
     pub pod_traffic: bool,
     /// Flows above which a new one is refused.
     pub max_flows: usize,

@@ -15,6 +15,9 @@
 //! never copied to this process. UDP goes datagram by datagram through a connected socket
 //! for each client, as in the data plane.
 //!
+//! [`AddressWatch`] says when the node's addresses may have changed; its task on the
+//! control runtime ends with it.
+//!
 //! Threads: `node-port-N`, one for each worker, and an `access-log`; all end when
 //! [`NodePorts`] is dropped. A worker has an epoll instance, edge-triggered, and the
 //! listeners of the ports that fall to it (the port modulo the number of workers); a flow
@@ -36,10 +39,12 @@ mod pipe;
 mod plan;
 mod relay;
 mod token;
+mod watch;
 mod worker;
 
 pub use addresses::{NodeAddresses, NodePortAddress};
 pub use handle::NodePorts;
+pub use watch::AddressWatch;
 
 /// Settings of the node ports.
 #[derive(Clone, Debug)]

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use clap::ValueEnum;
+use hyper::Uri;
 use ipnet::IpNet;
 
 use super::{duration, size};
@@ -73,6 +74,16 @@ pub enum LogFormat {
     Text,
     /// One JSON object an event.
     Json,
+}
+
+/// Address of an API server.
+pub(super) fn master(text: &str) -> Result<Uri, String> {
+    let no_url = "is no URL of a server; one looks like https://192.168.0.10:6443";
+    let uri: Uri = text.parse().map_err(|_| no_url.to_owned())?;
+    if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none() {
+        return Err(no_url.to_owned());
+    }
+    Ok(uri)
 }
 
 /// A network that is routed into the TUN.

@@ -4,7 +4,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
@@ -91,6 +91,7 @@ impl Dataplane {
         });
         let shared = Arc::new(Shared {
             table,
+            pod_traffic: AtomicBool::new(config.pod_traffic),
             config,
             stats: stats.clone(),
             flows: AtomicUsize::new(0),
@@ -149,6 +150,12 @@ impl Dataplane {
     /// of the table; UDP flows to retired real servers end at once.
     pub fn table_changed(&self) {
         self.tell(|| Message::Sweep);
+    }
+
+    /// Serves clients other than this node from now on, or drops what they send.
+    /// Flows that are open go on.
+    pub fn serve_pods(&self, serve: bool) {
+        self.shared.pod_traffic.store(serve, Ordering::Relaxed);
     }
 
     /// All flows, in no order.

@@ -1,7 +1,7 @@
 //! What the workers share with each other and with the control plane.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
 
 use dashmap::DashMap;
@@ -16,6 +16,8 @@ use super::{DataplaneConfig, SharedTable};
 pub(crate) struct Shared {
     pub(crate) table: SharedTable,
     pub(crate) config: DataplaneConfig,
+    /// Whether clients other than this node are served.
+    pub(crate) pod_traffic: AtomicBool,
     pub(crate) stats: Vec<Arc<WorkerStats>>,
     /// Flows open now, of all protocols.
     pub(crate) flows: AtomicUsize,

@@ -57,7 +57,7 @@ pub struct Counters {
 impl Counters {
     /// Takes in the counters of other workers, which share the flows and the memory
     /// that these count.
-    pub(crate) fn add(&mut self, other: &Self) {
+    pub fn include(&mut self, other: &Self) {
         for ((_, count), (_, more)) in self.dropped.iter_mut().zip(&other.dropped) {
             *count += more;
         }

@@ -42,7 +42,7 @@ struct State {
 
 impl NodePorts {
     /// Starts the workers. They listen nowhere until [`NodePorts::program`] tells
-    /// what for. Their flows share table, settings and limits with `dataplane`.
+    /// what for and [`NodePorts::set_open`] when. Their flows share table, settings and limits with `dataplane`.
     ///
     /// # Errors
     /// When the system gives no epoll instance or no thread.
@@ -139,10 +139,11 @@ impl NodePorts {
         self.state().plan.chosen().clone()
     }
 
-    /// Closes all listeners for good; flows go on.
-    pub fn close(&self) {
+    /// Opens the listeners, or closes them; flows go on. They are closed until the
+    /// table serves, and again when it takes no new flows.
+    pub fn set_open(&self, open: bool) {
         let mut state = self.state();
-        let steps = state.plan.close();
+        let steps = state.plan.set_open(open);
         self.carry_out(steps);
     }
 

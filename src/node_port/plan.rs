@@ -35,8 +35,9 @@ pub(super) struct Plan {
     wanted: Vec<NodePortAddress>,
     addresses: NodeAddresses,
     chosen: BTreeSet<IpAddr>,
-    /// Takes nothing new any more.
-    closed: bool,
+    /// Whether anything is open: not before the table serves, nor when it takes nothing
+    /// new any more.
+    open: bool,
     servers: BTreeMap<VirtualAddress, Server>,
     /// Who would listen where; the first of several does.
     claims: BTreeMap<ListenAddress, BTreeSet<VirtualAddress>>,
@@ -63,7 +64,7 @@ impl Plan {
             wanted,
             addresses: NodeAddresses::default(),
             chosen: BTreeSet::new(),
-            closed: false,
+            open: false,
             servers: BTreeMap::new(),
             claims: BTreeMap::new(),
             masked: BTreeMap::new(),
@@ -113,9 +114,9 @@ impl Plan {
         self.settle(all)
     }
 
-    /// Closes everything for good.
-    pub(super) fn close(&mut self) -> Vec<Step> {
-        self.closed = true;
+    /// Opens everything, or closes it.
+    pub(super) fn set_open(&mut self, open: bool) -> Vec<Step> {
+        self.open = open;
         let all: BTreeSet<_> = self.servers.keys().copied().collect();
         self.settle(all)
     }
@@ -233,7 +234,7 @@ impl Plan {
             protocol: address.protocol,
             address: SocketAddr::new(ip, address.port),
         };
-        if self.closed || !server.usable || address.protocol == Protocol::Sctp {
+        if !self.open || !server.usable || address.protocol == Protocol::Sctp {
             return BTreeSet::new();
         }
         match server.exposure {

@@ -16,7 +16,7 @@ fn addresses(all: &[&str]) -> NodeAddresses {
 fn plan(wanted: &[NodePortAddress]) -> Plan {
     let mut plan = Plan::new(wanted.to_vec());
     let steps = plan.set_addresses(addresses(&[NODE, NODE6, "127.0.0.1", "::1"]));
-    assert!(steps.is_empty());
+    assert!(steps.is_empty() && plan.set_open(true).is_empty());
     plan
 }
 
@@ -161,6 +161,7 @@ fn where_two_would_listen_the_other_follows_when_the_one_goes() {
         "198.51.100.0/24".parse().unwrap(),
     )]);
     plan.set_addresses(addresses(&[EXTERNAL]));
+    plan.set_open(true);
     let mut other = external("other");
     other.address.port = 30_080;
     let first = node_port("first", Family::V4, Protocol::Tcp);
@@ -206,10 +207,15 @@ fn a_masked_client_is_told_once_a_service() {
 }
 
 #[test]
-fn closed_for_good() {
+fn nothing_is_open_before_it_may_nor_after() {
     let mut plan = plan(&[]);
+    plan.set_open(false);
     let spec = node_port("web", Family::V4, Protocol::Tcp);
-    program(&mut plan, Change::Upsert(spec.clone()));
-    assert_eq!(told(&plan.close()), ["close TCP 0.0.0.0:30080"]);
+    assert_eq!(program(&mut plan, Change::Upsert(spec.clone())), [""; 0]);
+    assert_eq!(
+        told(&plan.set_open(true)),
+        ["open TCP 0.0.0.0:30080 for default/web"]
+    );
+    assert_eq!(told(&plan.set_open(false)), ["close TCP 0.0.0.0:30080"]);
     assert_eq!(program(&mut plan, Change::Upsert(spec)), [""; 0]);
 }
