@@ -228,7 +228,8 @@ impl App {
         tasks.spawn(async { ("the admin server", serving.await.err()) });
 
         let (sender, batches) = mpsc::channel(BATCHES);
-        let index = Index::new(config.node_name.as_str());
+        let index =
+            Index::new(config.node_name.as_str()).with_ipvs_compat(config.flows.ipvs_compat);
         let fixed = !config.service_cidrs.is_empty();
         let wanted = if fixed {
             Wanted::beside(config.service_cidrs.clone())

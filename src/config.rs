@@ -99,6 +99,8 @@ pub struct TunConfig {
 pub struct FlowConfig {
     /// Who chooses among real servers.
     pub scheduler: SchedulerKind,
+    /// Whether policies Local are followed as in kube-proxy's IPVS mode.
+    pub ipvs_compat: bool,
     /// Source address towards real servers.
     pub masquerade_source: MasqueradeSource,
     /// Whether pods are served.
@@ -185,6 +187,7 @@ impl TryFrom<RunArgs> for Config {
             },
             flows: FlowConfig {
                 scheduler: args.ipvs_scheduler,
+                ipvs_compat: args.ipvs_compat,
                 masquerade_source: args.masquerade_source,
                 pod_traffic: args.pod_traffic,
                 tcp_timeout: non_zero(args.ipvs_tcp_timeout),

@@ -118,9 +118,20 @@ pub struct RunArgs {
 
     /// Who chooses among the real servers of a service: rr, wrr, lc, wlc, sed, nq, sh, dh or mh
     ///
-    /// Each as the kernel's of that name. It holds for all services.
+    /// Each as the kernel's of that name. It holds for all services but those
+    /// with another one in the annotation kube-tun-proxy.io/scheduler.
     #[arg(long, value_name = "NAME", default_value = "rr", value_parser = scheduler, help_heading = "Flows")]
     pub(super) ipvs_scheduler: SchedulerKind,
+
+    /// Follow traffic policies Local as kube-proxy's IPVS mode does
+    ///
+    /// Without it, as its iptables and nftables modes do: clients from outside
+    /// get local endpoints, the node and its pods all, and without a local
+    /// endpoint connections are dropped. With it everybody gets local endpoints;
+    /// without one, all endpoints if the service has a node port, load balancer
+    /// IP or external IP, else connections are refused.
+    #[arg(long, help_heading = "Flows")]
+    pub(super) ipvs_compat: bool,
 
     /// Longest time a TCP connection may be idle; 0 is for ever
     ///

@@ -240,6 +240,12 @@ fn masquerade_sources() {
 }
 
 #[test]
+fn policies_as_in_ipvs_mode_are_asked_for() {
+    assert!(!ok(&[]).flows.ipvs_compat);
+    assert!(ok(&["--ipvs-compat"]).flows.ipvs_compat);
+}
+
+#[test]
 fn schedulers() {
     let scheduler = |text| ok(&["--ipvs-scheduler", text]).flows.scheduler;
     assert_eq!(scheduler("wlc"), SchedulerKind::Wlc);

@@ -14,9 +14,9 @@ use super::ending::Ending;
 use super::server_socket::ServerSocket;
 use crate::netstack::{Fault, Ingest, Stack, TcpEndpoint, TcpState, Transmit};
 
-/// Bytes that one turn may read from the real server before other flows have
-/// theirs: two super-packets.
-const TURN_BYTES: usize = 128 << 10;
+/// Bytes that one turn may read from the real server before other flows have theirs:
+/// four super-packets.
+const TURN_BYTES: usize = 256 << 10;
 
 /// Packets that one turn may send.
 const TURN_PACKETS: usize = 16;
@@ -72,8 +72,8 @@ pub struct TcpFlow<S> {
     preface: Vec<u8>,
     readable: bool,
     writable: bool,
-    /// The socket has said that FIN or an error is behind what it still holds.
-    read_closed: bool,
+    /// A short read does not mean that the socket is empty.
+    more_behind: bool,
     /// FIN from the real server has been read.
     server_finished: bool,
     /// FIN from the client has arrived.
@@ -121,7 +121,7 @@ impl<S: ServerSocket> TcpFlow<S> {
             preface: Vec::new(),
             readable: false,
             writable: true,
-            read_closed: false,
+            more_behind: false,
             server_finished: false,
             client_finished: false,
             finish_sent: false,
@@ -170,13 +170,13 @@ impl<S: ServerSocket> TcpFlow<S> {
         Ok(taken)
     }
 
-    /// The socket's readiness has changed. `read_closed`: FIN or an error is
-    /// behind what can be read.
+    /// The socket's readiness has changed. `more_behind`: FIN, an error or the mark of
+    /// urgent data is among what can be read, so that it must be read until it blocks.
     #[inline]
-    pub fn server_ready(&mut self, readable: bool, writable: bool, read_closed: bool) {
+    pub fn server_ready(&mut self, readable: bool, writable: bool, more_behind: bool) {
         self.readable |= readable;
         self.writable |= writable;
-        self.read_closed |= read_closed;
+        self.more_behind |= more_behind;
     }
 
     /// Moves what can be moved and sends what is due.
@@ -357,7 +357,9 @@ impl<S: ServerSocket> TcpFlow<S> {
 
     /// From the socket into the send ring. True when the budget stopped it.
     fn move_to_client(&mut self, now: Instant) -> bool {
-        let mut budget = TURN_BYTES;
+        // Whole super-packets: a runt costs as much as a full one.
+        let burst = self.endpoint.burst();
+        let mut budget = (TURN_BYTES / burst).max(1) * burst;
         while self.readable && !self.server_finished && self.endpoint.send_room() > 0 {
             if budget == 0 {
                 return true;
@@ -382,7 +384,7 @@ impl<S: ServerSocket> TcpFlow<S> {
                     self.active = now;
                     budget = budget.saturating_sub(count);
                     // A short read has emptied the socket; what comes later is told.
-                    self.readable = count == limit || self.read_closed;
+                    self.readable = count == limit || self.more_behind;
                 }
                 Some(Err(error)) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
                 Some(Err(error)) if error.kind() == ErrorKind::Interrupted => {}
@@ -401,7 +403,7 @@ impl<S: ServerSocket> TcpFlow<S> {
     fn server_failed(&mut self, error: &io::Error) {
         self.server_error = self.server_error.or_else(|| Some(error.kind()));
         self.readable = true;
-        self.read_closed = true;
+        self.more_behind = true;
     }
 
     /// Gives the memory of the rings back when little moves through them. A ring's

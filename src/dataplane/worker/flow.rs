@@ -49,6 +49,7 @@ pub(in crate::dataplane) enum Kind {
 pub(in crate::dataplane) struct Dial {
     pub(in crate::dataplane) syn: Box<[u8]>,
     pub(in crate::dataplane) sequence: u32,
+    pub(in crate::dataplane) max_segment_size: Option<u16>,
     pub(in crate::dataplane) socket: Option<KernelSocket>,
     pub(in crate::dataplane) deadline: Instant,
     pub(in crate::dataplane) tried: Vec<SocketAddr>,

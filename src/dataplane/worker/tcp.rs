@@ -20,7 +20,7 @@ use crate::dataplane::tcp_flow::{Progress, TcpFlow};
 use crate::ipvs::{
     Connection, DropReason, EchoVerdict, Protocol, RejectReason, Verdict, VirtualAddress,
 };
-use crate::netstack::{Fault, Ingest, RingSize, Sent, TcpEndpoint};
+use crate::netstack::{Fault, Ingest, RingSize, Sent};
 use crate::packet::{IpPacket, TcpSegment, Unreachable};
 
 impl Worker {
@@ -127,6 +127,7 @@ impl Worker {
         let dial = Dial {
             syn: packet.bytes.into(),
             sequence: segment.seq,
+            max_segment_size: segment.max_segment_size(),
             socket: None,
             deadline: self.now,
             tried: Vec::new(),
@@ -200,7 +201,7 @@ impl Worker {
     }
 
     fn watch(&mut self, id: FlowId, socket: KernelSocket) -> io::Result<KernelSocket> {
-        let interest = Interest::READABLE | Interest::WRITABLE;
+        let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
         let fd = socket.as_raw_fd();
         self.poll
             .registry()
@@ -324,7 +325,13 @@ impl Worker {
             flow.server.connected(flow.key.client.ip(), connection, now);
         }
         let before = self.rings.touched();
-        let endpoint = TcpEndpoint::new(&self.rings, rings);
+        let endpoint = self.stack.endpoint(
+            &self.rings,
+            rings,
+            dial.max_segment_size,
+            flow.key.client.is_ipv4(),
+            now,
+        );
         // Memory that moves from the pool to the flow stays accounted.
         flow.held = before - self.rings.touched();
         let endpoint = match endpoint {
