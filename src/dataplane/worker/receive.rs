@@ -1,6 +1,7 @@
 //! From a frame of the queue to the flow it belongs to.
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 
 use super::Worker;
 use crate::dataplane::flow_table::FlowKey;
@@ -182,7 +183,8 @@ impl Worker {
 
     /// Whether a client may use the proxy at all.
     pub(super) fn is_served(&mut self, client: SocketAddr) -> bool {
-        self.shared.config.pod_traffic || self.local.contains(client.ip(), self.now)
+        self.shared.pod_traffic.load(Ordering::Relaxed)
+            || self.local.contains(client.ip(), self.now)
     }
 
     /// True when another worker has the flow and was given the packet.

@@ -9,9 +9,9 @@ use mio::{Interest, Token};
 
 use super::receive::Arrival;
 use super::{Kind, Worker};
+use crate::dataplane::ending::Ending;
 use crate::dataplane::flow_table::{FlowId, FlowKey, Found};
 use crate::dataplane::stats::add;
-use crate::dataplane::tcp_flow::Ending;
 use crate::dataplane::udp_flow::{UdpFlow, is_icmp};
 use crate::ipvs::{
     Connection, DropReason, EchoVerdict, Protocol, RejectReason, Verdict, VirtualAddress,
