@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use nix::sys::socket::{MsgFlags, recv, send};
@@ -52,6 +52,11 @@ impl KernelSocket {
         Self { socket }
     }
 
+    /// Gives the socket back.
+    pub fn into_socket(self) -> Socket {
+        self.socket
+    }
+
     /// Our own address on this connection: what the real server sees.
     pub fn local_address(&self) -> Option<SocketAddr> {
         self.socket.local_addr().ok()?.as_socket()
@@ -63,6 +68,12 @@ impl KernelSocket {
     /// What connect(2) failed with.
     pub fn connect_result(&self) -> io::Result<()> {
         self.socket.take_error()?.map_or(Ok(()), Err)
+    }
+}
+
+impl AsFd for KernelSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -10,6 +10,7 @@
 use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
+use super::ending::Ending;
 use super::server_socket::ServerSocket;
 use crate::netstack::{Fault, Ingest, Stack, TcpEndpoint, TcpState, Transmit};
 
@@ -51,64 +52,6 @@ pub struct TcpTimeouts {
     pub closing: Duration,
 }
 
-/// How a flow ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// Both ends finished.
-    Closed,
-    /// The client sent RST.
-    ClientReset,
-    /// The real server sent RST.
-    ServerReset,
-    /// The client never completed its handshake.
-    HandshakeTimeout,
-    /// The client has not answered probes or retransmissions.
-    ClientTimeout,
-    /// The real server has not answered probes or retransmissions.
-    ServerTimeout,
-    /// Nothing moved for `--ipvs-tcp-timeout` or the UDP timeout.
-    Idle,
-    /// The client did not acknowledge the end within `--ipvs-tcpfin-timeout`.
-    ClosingTimeout,
-    /// The client started anew from the same port.
-    Replaced,
-    /// The endpoint no longer serves (UDP only).
-    EndpointRemoved,
-    /// No real server took the connection: each refused or could not be reached.
-    ConnectRefused,
-    /// No real server took the connection: each stayed silent.
-    ConnectTimeout,
-    /// The client gave up while the connection to the real server was opened.
-    Abandoned,
-    /// The flow broke inside the proxy.
-    Fault,
-    /// The proxy stops.
-    Stopped,
-}
-
-impl Ending {
-    /// The name as logs print it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::ClientReset => "client_reset",
-            Self::ServerReset => "server_reset",
-            Self::HandshakeTimeout => "handshake_timeout",
-            Self::ClientTimeout => "client_timeout",
-            Self::ServerTimeout => "server_timeout",
-            Self::Idle => "idle",
-            Self::ClosingTimeout => "closing_timeout",
-            Self::Replaced => "replaced",
-            Self::EndpointRemoved => "endpoint_removed",
-            Self::ConnectRefused => "connect_refused",
-            Self::ConnectTimeout => "connect_timeout",
-            Self::Abandoned => "abandoned",
-            Self::Fault => "fault",
-            Self::Stopped => "stopped",
-        }
-    }
-}
-
 /// What a turn leaves behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
@@ -125,6 +68,8 @@ pub enum Progress {
 pub struct TcpFlow<S> {
     endpoint: TcpEndpoint,
     server: S,
+    /// What the real server gets before anything of the client's.
+    preface: Vec<u8>,
     readable: bool,
     writable: bool,
     /// A short read does not mean that the socket is empty.
@@ -173,6 +118,7 @@ impl<S: ServerSocket> TcpFlow<S> {
         Ok(Self {
             endpoint,
             server,
+            preface: Vec::new(),
             readable: false,
             writable: true,
             more_behind: false,
@@ -192,6 +138,12 @@ impl<S: ServerSocket> TcpFlow<S> {
             bytes_in: 0,
             bytes_out: 0,
         })
+    }
+
+    /// Sends `preface` to the real server before anything of the client's. It is not
+    /// counted among the bytes that the client sent.
+    pub fn set_preface(&mut self, preface: Vec<u8>) {
+        self.preface = preface;
     }
 
     /// Takes one segment of the client. `sequence_end` is the sequence number
@@ -361,6 +313,12 @@ impl<S: ServerSocket> TcpFlow<S> {
 
     /// From the receive ring into the socket.
     fn move_to_server(&mut self) {
+        if !self.preface.is_empty() {
+            self.send_preface();
+            if !self.preface.is_empty() {
+                return;
+            }
+        }
         while self.writable && self.server_error.is_none() && self.endpoint.receive_queue() > 0 {
             let server = &mut self.server;
             let sent = self.endpoint.receive(|bytes| match server.send(bytes) {
@@ -379,6 +337,20 @@ impl<S: ServerSocket> TcpFlow<S> {
             self.finish_sent = true;
             if self.server_error.is_none() {
                 self.server.finish();
+            }
+        }
+    }
+
+    fn send_preface(&mut self) {
+        while self.writable && !self.preface.is_empty() {
+            match self.server.send(&self.preface) {
+                Ok(sent) => drop(self.preface.drain(..sent)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.writable = false,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.preface.clear();
+                    self.server_failed(&error);
+                }
             }
         }
     }
