@@ -16,6 +16,10 @@ mod demo;
 mod lab_itself;
 #[path = "cluster/lab_servers.rs"]
 mod lab_servers;
+#[path = "cluster/node_port.rs"]
+mod node_port;
+#[path = "cluster/node_port_objects.rs"]
+mod node_port_objects;
 
 /// Trials that run at a time unless `--test-threads` says otherwise: more would
 /// only wait for each other's processors.
@@ -24,10 +28,15 @@ const TRIALS_AT_A_TIME: usize = 4;
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(TRIALS_AT_A_TIME);
-    let trials: Vec<Trial> = [demo::trials(), lab_itself::trials(), lab_servers::trials()]
-        .into_iter()
-        .flatten()
-        .collect();
+    let trials: Vec<Trial> = [
+        demo::trials(),
+        lab_itself::trials(),
+        lab_servers::trials(),
+        node_port::trials(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     if !arguments.list
         && let Err(error) = lab::enter().and_then(|()| lab::require_tun())
     {
