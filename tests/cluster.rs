@@ -18,8 +18,12 @@ mod lab_itself;
 mod lab_servers;
 #[path = "cluster/node_port.rs"]
 mod node_port;
+#[path = "cluster/node_port_exposure.rs"]
+mod node_port_exposure;
 #[path = "cluster/node_port_objects.rs"]
 mod node_port_objects;
+#[path = "cluster/node_port_stage.rs"]
+mod node_port_stage;
 
 /// Trials that run at a time unless `--test-threads` says otherwise: more would
 /// only wait for each other's processors.
@@ -33,6 +37,7 @@ fn main() -> ExitCode {
         lab_itself::trials(),
         lab_servers::trials(),
         node_port::trials(),
+        node_port_exposure::trials(),
     ]
     .into_iter()
     .flatten()

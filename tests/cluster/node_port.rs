@@ -1,30 +1,17 @@
-//! What is reached by addresses of the node: node ports, external IPs, health checks.
+//! Node ports: who reaches them, and what becomes of connections and datagrams.
 
+use std::fs::Permissions;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener};
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
-use kube_tun_proxy::lab::manifests::Manifests;
-use kube_tun_proxy::lab::servers::{Fnv1a, How, Server, Tcp, Udp, pattern};
-use kube_tun_proxy::lab::{
-    Cluster, ClusterBuilder, LabError, Namespace, PodSpec, ProxyOptions, ProxyProcess, client,
-};
+use kube_tun_proxy::lab::servers::{Fnv1a, How, Tcp, Udp, pattern};
+use kube_tun_proxy::lab::{ClusterBuilder, TempDir, client};
 use libtest_mimic::{Failed, Trial};
-use nix::net::if_::if_nametoindex;
 
-use crate::node_port_objects::{EndpointAt, Service, node};
-
-/// Longer than anything here takes; reached only by a failure.
-const LIMIT: Duration = Duration::from_secs(10);
-
-/// How long to wait for what must not come.
-const SILENCE: Duration = Duration::from_millis(500);
-
-/// Between two looks at what comes about by itself.
-const LOOK: Duration = Duration::from_millis(5);
-
-const PORT: u16 = 30_080;
+use crate::node_port_objects::EndpointAt;
+use crate::node_port_stage::{LIMIT, PORT, Stage, is_refused, is_reset, serve_who, until, web};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -40,135 +27,17 @@ pub(crate) fn trials() -> Vec<Trial> {
         Trial::test("node_port::half_closed_connections_go_on", half_close),
         Trial::test("node_port::a_hundred_megabytes_arrive_whole", bulk),
         Trial::test("node_port::resets_go_through_both_ways", resets),
-        Trial::test(
-            "node_port::a_port_that_is_taken_is_opened_later",
-            port_taken,
-        ),
-        Trial::test("node_port::policy_local", policy_local),
         Trial::test("node_port::datagrams_of_all_sizes", datagrams),
         Trial::test(
             "node_port::datagrams_leave_a_removed_endpoint",
             datagrams_move,
         ),
-        Trial::test("node_port::proxy_protocol", proxy_protocol),
-        Trial::test("node_port::health_checks", health_checks),
-        Trial::test("node_port::an_external_address_by_route", external_by_route),
-        Trial::test(
-            "node_port::an_external_address_of_the_node",
-            external_of_the_node,
-        ),
         Trial::test("node_port::list_shows_the_flows", list_shows_the_flows),
+        Trial::test(
+            "node_port::few_descriptors_serve_one_after_the_other",
+            few_descriptors,
+        ),
     ]
-}
-
-/// A cluster with a proxy on its master.
-struct Stage {
-    cluster: Cluster,
-    manifests: Manifests,
-    proxy: ProxyProcess,
-}
-
-impl Stage {
-    /// With `services`, once it is ready.
-    fn start(cluster: Cluster, services: &[Service], arguments: &[&str]) -> Result<Self, LabError> {
-        let manifests = Manifests::new()?;
-        manifests.write("node.yaml", &node(cluster.node("master")))?;
-        for service in services {
-            manifests.write(&format!("{}.yaml", service.name), &service.text())?;
-        }
-        let cidrs = [
-            cluster.service_cidr().into(),
-            cluster.service_cidr6().into(),
-        ];
-        let mut options = ProxyOptions::new(manifests.path(), &cidrs);
-        for argument in arguments {
-            options = options.argument(argument);
-        }
-        let binary = Path::new(env!("CARGO_BIN_EXE_kube-tun-proxy"));
-        let proxy = ProxyProcess::start(cluster.node("master").namespace(), binary, &options)?;
-        Ok(Self {
-            cluster,
-            manifests,
-            proxy,
-        })
-    }
-
-    fn write(&self, service: &Service) -> Result<(), LabError> {
-        let file = format!("{}.yaml", service.name);
-        self.manifests.write(&file, &service.text())
-    }
-
-    fn master(&self) -> &Namespace {
-        self.cluster.node("master").namespace()
-    }
-
-    /// A port of the master as others reach it.
-    fn at(&self, port: u16) -> SocketAddr {
-        SocketAddr::new(self.cluster.node("master").address().into(), port)
-    }
-
-    fn at6(&self, port: u16) -> SocketAddr {
-        SocketAddr::new(self.cluster.node("master").address6().into(), port)
-    }
-
-    fn local(port: u16) -> SocketAddr {
-        SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)
-    }
-}
-
-/// Asks until the answer is as wanted.
-fn eventually<T: std::fmt::Debug>(
-    mut ask: impl FnMut() -> T,
-    wanted: impl Fn(&T) -> bool,
-) -> Result<T, Failed> {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        let answer = ask();
-        if wanted(&answer) {
-            return Ok(answer);
-        }
-        if Instant::now() > deadline {
-            return Err(format!("still {answer:?}").into());
-        }
-        std::thread::sleep(LOOK);
-    }
-}
-
-/// The same, for its own sake.
-fn until<T: std::fmt::Debug>(
-    ask: impl FnMut() -> T,
-    wanted: impl Fn(&T) -> bool,
-) -> Result<(), Failed> {
-    eventually(ask, wanted).map(drop)
-}
-
-fn is_refused<T>(result: &io::Result<T>) -> bool {
-    matches!(result, Err(error) if error.kind() == ErrorKind::ConnectionRefused)
-}
-
-/// Connected, and then not a byte but RST.
-fn is_reset(stream: io::Result<std::net::TcpStream>) -> bool {
-    let read = stream.and_then(|mut stream| stream.read(&mut [0; 1]));
-    matches!(read, Err(error) if error.kind() == ErrorKind::ConnectionReset)
-}
-
-fn web(cluster: &Cluster, pods: &[&str]) -> Service {
-    let mut service = Service::node_port("web", 80, PORT);
-    for name in pods {
-        let pod = cluster.pod(name);
-        let node = cluster
-            .nodes()
-            .iter()
-            .find(|node| node.pods().iter().any(|pod| pod.name() == *name))
-            .map(|node| node.name().to_owned());
-        for address in [IpAddr::from(pod.address()), pod.address6().into()] {
-            service.endpoints.push(EndpointAt {
-                address,
-                node: node.clone(),
-            });
-        }
-    }
-    service
 }
 
 fn from_everywhere() -> Result<(), Failed> {
@@ -249,15 +118,6 @@ fn rotation() -> Result<(), Failed> {
     sorted.sort_unstable();
     assert_eq!(sorted, names);
     Ok(())
-}
-
-fn serve_who(cluster: &Cluster, names: &[&str]) -> Result<Vec<Server>, LabError> {
-    let serve = |name: &&str| {
-        cluster
-            .pod(name)
-            .serve_tcp(80, Tcp::Who((*name).to_owned()))
-    };
-    names.iter().map(serve).collect()
 }
 
 fn fail_over() -> Result<(), Failed> {
@@ -416,80 +276,6 @@ fn resets() -> Result<(), Failed> {
     Ok(())
 }
 
-fn port_taken() -> Result<(), Failed> {
-    let cluster = ClusterBuilder::seed().build()?;
-    let _server = serve_who(&cluster, &["pod-5"])?;
-    let any = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), PORT);
-    let holder = cluster
-        .node("master")
-        .namespace()
-        .run(|| TcpListener::bind(any))?;
-    let service = web(&cluster, &["pod-5"]);
-    let stage = Stage::start(cluster, &[service], &[])?;
-    let told = stage
-        .proxy
-        .wait_for_log("cannot listen", LIMIT)
-        .ok_or("not told")?;
-    for part in ["default/web", "0.0.0.0:30080", "ss -ltnp sport = :30080"] {
-        assert!(told.contains(part), "{part:?} is not in {told}");
-    }
-    // The other family is served meanwhile.
-    let outside = stage.cluster.outside();
-    assert_eq!(client::who(outside, stage.at6(PORT), LIMIT)?.name, "pod-5");
-    drop(holder);
-    until(
-        || client::who(outside, stage.at(PORT), LIMIT),
-        Result::is_ok,
-    )?;
-    assert_eq!(stage.proxy.log().matches("cannot listen").count(), 1);
-    Ok(())
-}
-
-fn policy_local() -> Result<(), Failed> {
-    let mut cluster = ClusterBuilder::seed().build()?;
-    cluster.add_pod("master", PodSpec::new("here", 20))?;
-    let _servers = serve_who(&cluster, &["pod-5", "here"])?;
-    let mut both = web(&cluster, &["pod-5", "here"]);
-    let mut elsewhere = web(&cluster, &["pod-5"]);
-    (both.external_local, elsewhere.external_local) = (true, true);
-    let stage = Stage::start(cluster, std::slice::from_ref(&both), &[])?;
-    let outside = stage.cluster.outside();
-    for _ in 0..4 {
-        assert_eq!(client::who(outside, stage.at(PORT), LIMIT)?.name, "here");
-    }
-    // For the node itself any endpoint will do.
-    let mut names = Vec::new();
-    for _ in 0..2 {
-        names.push(client::who(stage.master(), Stage::local(PORT), LIMIT)?.name);
-    }
-    names.sort_unstable();
-    assert_eq!(names, ["here", "pod-5"]);
-    let told = stage
-        .proxy
-        .wait_for_log("externalTrafficPolicy is Local", LIMIT);
-    let told = told.ok_or("not told")?;
-    assert!(
-        told.contains("default/web") && told.contains("proxy-protocol: v1"),
-        "{told}"
-    );
-
-    stage.write(&elsewhere)?;
-    let ask = || client::who(outside, stage.at(PORT), LIMIT);
-    until(ask, is_refused)?;
-    let ask = || client::who(stage.master(), Stage::local(PORT), LIMIT);
-    until(ask, |seen| matches!(seen, Ok(seen) if seen.name == "pod-5"))?;
-    stage.write(&both)?;
-    let ask = || client::who(outside, stage.at(PORT), LIMIT);
-    until(ask, |seen| matches!(seen, Ok(seen) if seen.name == "here"))?;
-    let log = stage.proxy.log();
-    assert_eq!(
-        log.matches("externalTrafficPolicy is Local").count(),
-        1,
-        "{log}"
-    );
-    Ok(())
-}
-
 fn datagrams() -> Result<(), Failed> {
     let cluster = ClusterBuilder::seed().build()?;
     let _server = cluster.pod("pod-5").serve_udp(80, Udp::Echo)?;
@@ -540,150 +326,6 @@ fn datagrams_move() -> Result<(), Failed> {
     Ok(())
 }
 
-fn proxy_protocol() -> Result<(), Failed> {
-    let cluster = ClusterBuilder::seed().build()?;
-    let _server = cluster.pod("pod-5").serve_tcp(80, Tcp::Echo)?;
-    let mut text = web(&cluster, &["pod-5"]);
-    text.proxy_protocol = Some("v1");
-    text.cluster_ip = Some("10.0.0.3".parse()?);
-    let mut binary = web(&cluster, &["pod-5"]);
-    (binary.name, binary.node_port) = ("binary".to_owned(), Some(PORT + 1));
-    binary.cluster_ip = Some("10.0.0.4".parse()?);
-    binary.proxy_protocol = Some("v2");
-    let stage = Stage::start(cluster, &[text, binary], &[])?;
-    let (outside, master) = (stage.cluster.outside(), stage.master());
-    let vip = |host: u8| SocketAddr::new(Ipv4Addr::new(10, 0, 0, host).into(), 80);
-    for (from, to) in [
-        (outside, stage.at(PORT)),
-        (outside, stage.at6(PORT)),
-        (master, vip(3)),
-    ] {
-        let (heard, local) = echoed(from, to)?;
-        let family = if to.is_ipv4() { "TCP4" } else { "TCP6" };
-        let (client, port) = (local.ip(), local.port());
-        let header = format!(
-            "PROXY {family} {client} {} {port} {}\r\n",
-            to.ip(),
-            to.port()
-        );
-        assert_eq!(String::from_utf8_lossy(&heard), format!("{header}hello"));
-    }
-    for (from, to) in [
-        (outside, stage.at(PORT + 1)),
-        (outside, stage.at6(PORT + 1)),
-        (master, vip(4)),
-    ] {
-        let (heard, local) = echoed(from, to)?;
-        let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21".to_vec();
-        match (local.ip(), to.ip()) {
-            (IpAddr::V4(client), IpAddr::V4(to)) => {
-                header.extend([0x11, 0, 12]);
-                header.extend([client.octets(), to.octets()].concat());
-            }
-            (IpAddr::V6(client), IpAddr::V6(to)) => {
-                header.extend([0x21, 0, 36]);
-                header.extend([client.octets(), to.octets()].concat());
-            }
-            other => return Err(format!("{other:?}").into()),
-        }
-        header.extend(local.port().to_be_bytes());
-        header.extend(to.port().to_be_bytes());
-        header.extend(b"hello");
-        assert_eq!(heard, header, "{to}");
-    }
-    Ok(())
-}
-
-/// What an echo server heard of a client that said hello, and the client's address.
-fn echoed(from: &Namespace, to: SocketAddr) -> io::Result<(Vec<u8>, SocketAddr)> {
-    let mut stream = client::connect(from, to, LIMIT)?;
-    stream.write_all(b"hello")?;
-    stream.shutdown(Shutdown::Write)?;
-    let mut heard = Vec::new();
-    stream.read_to_end(&mut heard)?;
-    Ok((heard, stream.local_addr()?))
-}
-
-fn health_checks() -> Result<(), Failed> {
-    const CHECKED: u16 = 31_000;
-    let mut cluster = ClusterBuilder::seed().build()?;
-    cluster.add_pod("master", PodSpec::new("here", 20))?;
-    let mut with = web(&cluster, &["pod-5", "here"]);
-    let mut without = web(&cluster, &["pod-5"]);
-    for service in [&mut with, &mut without] {
-        (service.external_local, service.health_check) = (true, Some(CHECKED));
-    }
-    let stage = Stage::start(cluster, &[with], &[])?;
-    let outside = stage.cluster.outside();
-    let ask = || client::http_get(outside, stage.at(CHECKED), "/", LIMIT);
-    let body = |local: usize| {
-        format!(
-            "{{\"service\":{{\"namespace\":\"default\",\"name\":\"web\"}},\
-             \"localEndpoints\":{local},\"serviceProxyHealthy\":true}}"
-        )
-    };
-    let healthy = eventually(ask, Result::is_ok)??;
-    assert_eq!(healthy, (200, body(1)));
-    stage.write(&without)?;
-    let unhealthy = |answer: &io::Result<_>| matches!(answer, Ok((503, text)) if *text == body(0));
-    until(ask, unhealthy)?;
-    stage.manifests.remove("web.yaml")?;
-    until(ask, is_refused)?;
-    Ok(())
-}
-
-fn external_by_route() -> Result<(), Failed> {
-    let external: IpAddr = "198.51.100.7".parse()?;
-    let cluster = ClusterBuilder::seed().build()?;
-    let _server = serve_who(&cluster, &["pod-5"])?;
-    let mut service = web(&cluster, &["pod-5"]);
-    service.external_ips = vec![external];
-    let stage = Stage::start(cluster, &[service], &[])?;
-    let to = SocketAddr::new(external, 80);
-    let pod = stage.cluster.pod("client").namespace();
-    for from in [stage.master(), pod] {
-        let seen = eventually(|| client::who(from, to, LIMIT), Result::is_ok)??;
-        assert_eq!(seen.name, "pod-5");
-    }
-    // Another host leads it to this node, as a load balancer or a router would.
-    let gateway = stage.cluster.node("master").address();
-    route(stage.cluster.outside(), external, gateway)?;
-    assert_eq!(
-        client::who(stage.cluster.outside(), to, LIMIT)?.name,
-        "pod-5"
-    );
-    stage.manifests.remove("web.yaml")?;
-    until(
-        || client::connect(stage.master(), to, SILENCE).map(drop),
-        Result::is_err,
-    )?;
-    Ok(())
-}
-
-fn external_of_the_node() -> Result<(), Failed> {
-    // Within the underlay, so that others ask for it.
-    let external: Ipv4Addr = "172.100.101.200".parse()?;
-    let cluster = ClusterBuilder::seed().build()?;
-    let _server = serve_who(&cluster, &["pod-5"])?;
-    let mut service = web(&cluster, &["pod-5"]);
-    service.external_ips = vec![external.into()];
-    let stage = Stage::start(cluster, &[service], &[])?;
-    let to = SocketAddr::new(external.into(), 80);
-    let (outside, master) = (stage.cluster.outside(), stage.master());
-    let ask = |from| move || client::who(from, to, LIMIT);
-    // By route first.
-    until(ask(master), Result::is_ok)?;
-    assert!(client::connect(outside, to, SILENCE).is_err());
-    // The node gets it, as by kube-vip, and loses it again.
-    add_address(master, "eth0", external)?;
-    until(ask(outside), Result::is_ok)?;
-    assert_eq!(client::who(master, to, LIMIT)?.name, "pod-5");
-    // While it leaves, the proxy turns from one to the other by itself.
-    remove_address(master, "eth0", external)?;
-    until(ask(master), Result::is_ok)?;
-    Ok(())
-}
-
 fn list_shows_the_flows() -> Result<(), Failed> {
     let cluster = ClusterBuilder::seed().build()?;
     let _server = cluster.pod("pod-5").serve_tcp(80, Tcp::Echo)?;
@@ -717,39 +359,54 @@ fn list_shows_the_flows() -> Result<(), Failed> {
     Ok(())
 }
 
-fn add_address(on: &Namespace, interface: &str, address: Ipv4Addr) -> Result<(), Failed> {
-    let index = on.run(|| if_nametoindex(interface))?;
-    on.netlink(async |handle| {
-        let request = handle.address().add(index, address.into(), 32);
-        Ok(request.execute().await)
-    })??;
+fn few_descriptors() -> Result<(), Failed> {
+    const CLIENTS: usize = 60;
+    let cluster = ClusterBuilder::seed().build()?;
+    let server = cluster.pod("pod-5").serve_tcp(80, Tcp::Echo)?;
+    let service = web(&cluster, &["pod-5"]);
+    let directory = TempDir::new()?;
+    let stingy = directory.path().join("stingy");
+    let binary = env!("CARGO_BIN_EXE_kube-tun-proxy");
+    std::fs::write(
+        &stingy,
+        format!("#!/bin/sh\nulimit -n 100\nexec {binary} \"$@\"\n"),
+    )?;
+    std::fs::set_permissions(&stingy, Permissions::from_mode(0o700))?;
+    let stage = Stage::start_binary(
+        &stingy,
+        cluster,
+        &[service],
+        &["--workers", "1", "--max-flows", "1000"],
+    )?;
+    let (outside, to) = (stage.cluster.outside(), stage.at(PORT));
+    // The kernel takes them all; the proxy has descriptors for some.
+    let mut waiting = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut stream = client::connect(outside, to, LIMIT)?;
+        stream.write_all(b"hello")?;
+        waiting.push(stream);
+    }
+    let told = stage.proxy.wait_for_log("out of descriptors", LIMIT);
+    assert!(told.is_some(), "{}", stage.proxy.log());
+    // Every one that ends makes room for others, and most are served in the end.
+    let mut served = 0;
+    for mut stream in waiting {
+        match stream.read_exact(&mut [0; 5]) {
+            Ok(()) => served += 1,
+            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+        }
+    }
+    assert!(served > CLIENTS / 2, "{served}");
+    assert!(server.wait_for_ended(served, LIMIT));
+    until(
+        || client::connect(outside, to, LIMIT).and_then(echo),
+        Result::is_ok,
+    )?;
     Ok(())
 }
 
-fn remove_address(on: &Namespace, interface: &str, address: Ipv4Addr) -> Result<(), Failed> {
-    use futures_util::TryStreamExt as _;
-    let index = on.run(|| if_nametoindex(interface))?;
-    on.netlink(async |handle| {
-        let of = handle.address().get();
-        let mut found = of
-            .set_link_index_filter(index)
-            .set_address_filter(address.into())
-            .execute();
-        let message = found.try_next().await;
-        Ok(match message {
-            Ok(Some(message)) => handle.address().del(message).execute().await,
-            Ok(None) => Ok(()),
-            Err(error) => Err(error),
-        })
-    })??;
-    Ok(())
-}
-
-fn route(on: &Namespace, to: IpAddr, gateway: Ipv4Addr) -> Result<(), Failed> {
-    let route = rtnetlink::RouteMessageBuilder::<IpAddr>::new()
-        .destination_prefix(to, 32)?
-        .gateway(gateway.into())?
-        .build();
-    on.netlink(async |handle| Ok(handle.route().add(route).execute().await))??;
-    Ok(())
+/// Says something and hears it.
+fn echo(mut stream: TcpStream) -> io::Result<()> {
+    stream.write_all(b"hello")?;
+    stream.read_exact(&mut [0; 5])
 }
