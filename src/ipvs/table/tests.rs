@@ -445,3 +445,6 @@ fn the_snapshot_is_sorted() {
 }
 
 mod exposures;
+mod packet_flows;
+mod policies;
+mod services;
