@@ -26,16 +26,18 @@ mod shared;
 mod sink;
 mod stats;
 mod tcp_flow;
+#[cfg(test)]
+mod testing;
 mod timers;
 mod udp_flow;
 mod view;
 mod worker;
 
-pub use ending::Ending;
+pub use ending::{Ending, TcpTimeouts};
 pub use handle::{Dataplane, StartError};
 pub use server_socket::{KernelSocket, ServerSocket};
 pub use stats::Counters;
-pub use tcp_flow::{Progress, TcpFlow, TcpTimeouts};
+pub use tcp_flow::{Progress, TcpFlow};
 pub use view::FlowView;
 
 // What the node ports' flows have in common with those of the TUN.

@@ -11,6 +11,8 @@
 mod clock;
 mod device;
 mod endpoint;
+mod observe;
+mod probe;
 mod rings;
 mod stack;
 

@@ -1,5 +1,7 @@
 //! How flows end, TCP's and UDP's.
 
+use std::time::Duration;
+
 /// How a flow ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
@@ -56,4 +58,14 @@ impl Ending {
             Self::Stopped => "stopped",
         }
     }
+}
+
+/// Limits on a flow's time.
+#[derive(Clone, Copy, Debug)]
+pub struct TcpTimeouts {
+    /// Ends a flow on which nothing has moved for so long. `None`: never.
+    pub idle: Option<Duration>,
+    /// Ends a flow whose two directions are finished while the client does not
+    /// acknowledge the end.
+    pub closing: Duration,
 }

@@ -129,6 +129,10 @@ impl<T> FlowTable<T> {
         let tenant = slot.tenant.take()?;
         slot.generation = slot.generation.wrapping_add(1) & (u32::MAX >> 1);
         self.free.push(id.index);
+        if !matches!(self.find(&key), Some(Found::Flow(current)) if current == id) {
+            // The key leads to a newer flow already.
+            return Some(tenant);
+        }
         if let Some((now, sent)) = time_wait {
             self.keys.insert(key, Found::TimeWait(sent));
             self.time_wait.push_back((now + TIME_WAIT, key, sent));
@@ -188,3 +192,6 @@ impl<T> FlowTable<T> {
         }
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -109,7 +109,7 @@ impl Transmit for TunSink {
 /// Leaves the TCP checksum of a packet that smoltcp wrote to the kernel: its field
 /// gets the sum over the pseudo-header, as NEEDS_CSUM wants it.
 #[inline]
-fn finish_tcp(packet: &mut [u8], how: Outgoing) -> VnetHeader {
+pub(super) fn finish_tcp(packet: &mut [u8], how: Outgoing) -> VnetHeader {
     let v4 = packet[0] >> 4 == 4;
     let ip_len = if v4 { IPV4_HEADER_LEN } else { IPV6_HEADER_LEN };
     let (source, destination) = addresses(packet, v4);
@@ -140,3 +140,6 @@ fn addresses(packet: &[u8], v4: bool) -> (IpAddr, IpAddr) {
         (at(8), at(24))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,16 +7,14 @@
 //! [`TcpFlow::server_ready`] for the socket's readiness and [`TcpFlow::turn`] once
 //! for all of it.
 
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
-use super::ending::Ending;
+use super::ending::{Ending, TcpTimeouts};
 use super::server_socket::ServerSocket;
 use crate::netstack::{Fault, Ingest, Stack, TcpEndpoint, TcpState, Transmit};
 
-/// Bytes that one turn may read from the real server before other flows have theirs:
-/// four super-packets.
-const TURN_BYTES: usize = 256 << 10;
+mod moving;
 
 /// Packets that one turn may send.
 const TURN_PACKETS: usize = 16;
@@ -41,15 +39,9 @@ const TIDY_BYTES: u64 = 1 << 20;
 /// while nothing can be sent.
 const TIMER_FLOOR: Duration = Duration::from_millis(1);
 
-/// Limits on a flow's time.
-#[derive(Clone, Copy, Debug)]
-pub struct TcpTimeouts {
-    /// Ends a flow on which nothing has moved for so long. `None`: never.
-    pub idle: Option<Duration>,
-    /// Ends a flow whose two directions are finished while the client does not
-    /// acknowledge the end.
-    pub closing: Duration,
-}
+/// What the real server sent before its RST gets this long to reach the client:
+/// time for two retransmissions, after 200 and 600 ms.
+const RESET_GRACE: Duration = Duration::from_secs(1);
 
 /// What a turn leaves behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +77,12 @@ pub struct TcpFlow<S> {
     kept_alive: bool,
     opened: Instant,
     active: Instant,
+    /// Since when both directions are finished and the send ring has not shrunk.
     closing_since: Option<Instant>,
+    /// Bytes in the send ring then.
+    closing_queue: usize,
+    /// Since when the real server is known to have failed.
+    broken_since: Option<Instant>,
     time_wait_since: Option<Instant>,
     /// When the rings are next looked at, and what had moved at the last look.
     tidy_at: Option<Instant>,
@@ -118,9 +115,11 @@ impl<S: ServerSocket> TcpFlow<S> {
             endpoint,
             server,
             preface: Vec::new(),
-            readable: false,
+            // What the real server has sent since it was connected was told
+            // together with the connection itself, and nobody looked.
+            readable: true,
             writable: true,
-            more_behind: false,
+            more_behind: true,
             server_finished: false,
             client_finished: false,
             finish_sent: false,
@@ -131,6 +130,8 @@ impl<S: ServerSocket> TcpFlow<S> {
             opened: now,
             active: now,
             closing_since: None,
+            closing_queue: 0,
+            broken_since: None,
             time_wait_since: None,
             tidy_at: None,
             tidied: 0,
@@ -160,12 +161,19 @@ impl<S: ServerSocket> TcpFlow<S> {
         now: Instant,
         out: &mut impl Transmit,
     ) -> Result<Ingest, Fault> {
+        // In TIME_WAIT everything has been said, and a reset is the answer of a client
+        // that has forgotten to a packet that came late (RFC 1337).
+        let was_open = !self.is_closed() && self.endpoint.state() != TcpState::TimeWait;
+        let before = self.standing();
         let taken = stack.ingest(&mut self.endpoint, packet, sequence_end, now, out)?;
         self.client_finished |= self.endpoint.client_finished();
-        // A reset during the handshake sends smoltcp's socket back to LISTEN.
-        let closed = matches!(self.endpoint.state(), TcpState::Closed | TcpState::Listen);
-        self.client_reset |= reset && closed;
-        self.active = now;
+        self.client_reset |= reset && was_open && self.is_closed();
+        // The answer to a keep-alive probe of our own moves nothing and lies where
+        // the next byte would; a probe of the client lies before that.
+        let next = self.endpoint.last_sent().map(|sent| sent.acknowledgement);
+        if before != self.standing() || next != Some(sequence_end) {
+            self.active = now;
+        }
         Ok(taken)
     }
 
@@ -188,8 +196,9 @@ impl<S: ServerSocket> TcpFlow<S> {
         now: Instant,
         out: &mut impl Transmit,
     ) -> Result<Progress, Fault> {
-        self.move_to_server();
+        self.move_to_server(now);
         let mut more = self.move_to_client(now);
+        self.finish_to_client();
         if !self.keeps_unread(now) {
             more |= stack.egress(&mut self.endpoint, now, out, TURN_PACKETS)?;
         }
@@ -232,6 +241,9 @@ impl<S: ServerSocket> TcpFlow<S> {
         }
         if let Some(since) = self.closing_since {
             at = at.min(since + timeouts.closing);
+        }
+        if let Some(since) = self.broken_since {
+            at = at.min(since + RESET_GRACE);
         }
         at.max(now + TIMER_FLOOR)
     }
@@ -309,99 +321,19 @@ impl<S: ServerSocket> TcpFlow<S> {
         self.active
     }
 
-    /// From the receive ring into the socket.
-    fn move_to_server(&mut self) {
-        if !self.preface.is_empty() {
-            self.send_preface();
-            if !self.preface.is_empty() {
-                return;
-            }
-        }
-        while self.writable && self.server_error.is_none() && self.endpoint.receive_queue() > 0 {
-            let server = &mut self.server;
-            let sent = self.endpoint.receive(|bytes| match server.send(bytes) {
-                Ok(count) => (count, Ok(count)),
-                Err(error) => (0, Err(error)),
-            });
-            match sent {
-                Some(Ok(count)) => self.bytes_in += count as u64,
-                Some(Err(error)) if error.kind() == ErrorKind::WouldBlock => self.writable = false,
-                Some(Err(error)) if error.kind() == ErrorKind::Interrupted => {}
-                Some(Err(error)) => self.server_failed(&error),
-                None => break,
-            }
-        }
-        if self.client_finished && !self.finish_sent && self.endpoint.receive_queue() == 0 {
-            self.finish_sent = true;
-            if self.server_error.is_none() {
-                self.server.finish();
-            }
-        }
+    /// A reset during the handshake sends smoltcp's socket back to LISTEN.
+    fn is_closed(&self) -> bool {
+        matches!(self.endpoint.state(), TcpState::Closed | TcpState::Listen)
     }
 
-    fn send_preface(&mut self) {
-        while self.writable && !self.preface.is_empty() {
-            match self.server.send(&self.preface) {
-                Ok(sent) => drop(self.preface.drain(..sent)),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.writable = false,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => {
-                    self.preface.clear();
-                    self.server_failed(&error);
-                }
-            }
-        }
-    }
-
-    /// From the socket into the send ring. True when the budget stopped it.
-    fn move_to_client(&mut self, now: Instant) -> bool {
-        // Whole super-packets: a runt costs as much as a full one.
-        let burst = self.endpoint.burst();
-        let mut budget = (TURN_BYTES / burst).max(1) * burst;
-        while self.readable && !self.server_finished && self.endpoint.send_room() > 0 {
-            if budget == 0 {
-                return true;
-            }
-            let server = &mut self.server;
-            let received = self.endpoint.send(|room| {
-                let limit = budget.min(room.len());
-                match server.receive(&mut room[..limit]) {
-                    Ok(count) => (count, Ok((count, limit))),
-                    Err(error) => (0, Err(error)),
-                }
-            });
-            match received {
-                Some(Ok((0, _))) => {
-                    self.server_finished = true;
-                    if self.server_error.is_none() {
-                        self.endpoint.finish();
-                    }
-                }
-                Some(Ok((count, limit))) => {
-                    self.bytes_out += count as u64;
-                    self.active = now;
-                    budget = budget.saturating_sub(count);
-                    // A short read has emptied the socket; what comes later is told.
-                    self.readable = count == limit || self.more_behind;
-                }
-                Some(Err(error)) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
-                Some(Err(error)) if error.kind() == ErrorKind::Interrupted => {}
-                Some(Err(error)) => {
-                    self.server_failed(&error);
-                    self.server_finished = true;
-                }
-                None => break,
-            }
-        }
-        false
-    }
-
-    /// A failed send or receive. What the real server sent before its RST is still
-    /// in the socket: it is read before the flow ends.
-    fn server_failed(&mut self, error: &io::Error) {
-        self.server_error = self.server_error.or_else(|| Some(error.kind()));
-        self.readable = true;
-        self.more_behind = true;
+    /// What changes when something moves on the client's side.
+    fn standing(&self) -> (TcpState, usize, usize) {
+        let endpoint = &self.endpoint;
+        (
+            endpoint.state(),
+            endpoint.receive_queue(),
+            endpoint.send_queue(),
+        )
     }
 
     /// Gives the memory of the rings back when little moves through them. A ring's
@@ -411,10 +343,11 @@ impl<S: ServerSocket> TcpFlow<S> {
         match self.tidy_at {
             None if moved != self.tidied => self.tidy_at = Some(now + TIDY_INTERVAL),
             Some(at) if now >= at => {
-                let bulk = moved - self.tidied >= TIDY_BYTES;
+                let since = moved - self.tidied;
                 self.tidied = moved;
-                let done = !bulk && self.endpoint.trim();
-                self.tidy_at = (!done).then(|| now + TIDY_INTERVAL);
+                let done = since < TIDY_BYTES && self.endpoint.trim();
+                // Rings that are full and stand still are looked at when they move.
+                self.tidy_at = (!done && since > 0).then(|| now + TIDY_INTERVAL);
             }
             None | Some(_) => {}
         }
@@ -438,25 +371,29 @@ impl<S: ServerSocket> TcpFlow<S> {
             TcpState::Listen | TcpState::SynReceived | TcpState::Closed
         );
         let both_finished = self.is_finished();
-        if let Some(kind) = self.server_error
-            && self.server_finished
-        {
-            let silent = matches!(
-                kind,
-                ErrorKind::TimedOut | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable
-            );
-            return Some(if silent {
-                Ending::ServerTimeout
-            } else {
-                Ending::ServerReset
-            });
-        }
-        let closed = matches!(state, TcpState::Closed | TcpState::Listen);
-        if both_finished && (closed || state == TcpState::TimeWait) {
-            return Some(Ending::Closed);
-        }
+        let closed = self.is_closed();
         if closed && self.client_reset {
             return Some(Ending::ClientReset);
+        }
+        if let Some(kind) = self.server_error {
+            let since = *self.broken_since.get_or_insert(now);
+            let delivered = self.server_finished && self.endpoint.send_queue() == 0;
+            if closed || delivered || now >= since + RESET_GRACE {
+                let silent = matches!(
+                    kind,
+                    ErrorKind::TimedOut
+                        | ErrorKind::HostUnreachable
+                        | ErrorKind::NetworkUnreachable
+                );
+                return Some(if silent {
+                    Ending::ServerTimeout
+                } else {
+                    Ending::ServerReset
+                });
+            }
+        }
+        if both_finished && (closed || state == TcpState::TimeWait) {
+            return Some(Ending::Closed);
         }
         // Acknowledged to the last byte, though the real server has not taken all.
         if closed && !(self.client_finished && self.server_finished) {
@@ -471,6 +408,11 @@ impl<S: ServerSocket> TcpFlow<S> {
             return Some(Ending::Idle);
         }
         if both_finished {
+            let queue = self.endpoint.send_queue();
+            if queue < self.closing_queue {
+                self.closing_since = None;
+            }
+            self.closing_queue = queue;
             let since = *self.closing_since.get_or_insert(now);
             if now >= since + timeouts.closing {
                 return Some(Ending::ClosingTimeout);
@@ -498,3 +440,6 @@ impl<S: ServerSocket> TcpFlow<S> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

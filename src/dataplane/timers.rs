@@ -33,3 +33,6 @@ impl Timers {
         self.heap.pop().map(|Reverse(entry)| entry)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -104,3 +104,6 @@ pub(crate) fn is_icmp(error: &io::Error) -> bool {
         ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable
     )
 }
+
+#[cfg(test)]
+mod tests;

@@ -103,9 +103,13 @@ impl<T: Transmit> Device for OnePacket<'_, T> {
 
 /// The data plane verifies what it receives before the stack sees it, and the
 /// kernel finishes TCP checksums; only the IPv4 header's is left to smoltcp.
-fn capabilities(shape: Shape) -> DeviceCapabilities {
+pub(super) fn checksums() -> ChecksumCapabilities {
     let mut checksum = ChecksumCapabilities::ignored();
     checksum.ipv4 = Checksum::Tx;
+    checksum
+}
+
+fn capabilities(shape: Shape) -> DeviceCapabilities {
     let mut segmentation = SegmentationCapabilities::default();
     segmentation.tcpv4 = NonZeroUsize::new(HEADERS_V4 + shape.burst());
     // None for IPv6: smoltcp 0.14 drops an IPv6 packet longer than the MTU without
@@ -114,7 +118,7 @@ fn capabilities(shape: Shape) -> DeviceCapabilities {
     let mut capabilities = DeviceCapabilities::default();
     capabilities.medium = Medium::Ip;
     capabilities.max_transmission_unit = shape.mtu;
-    capabilities.checksum = checksum;
+    capabilities.checksum = checksums();
     capabilities.segmentation = segmentation;
     capabilities
 }

@@ -1,9 +1,13 @@
 //! The client's side of one TCP connection.
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use smoltcp::socket::tcp;
 
+use super::observe::{
+    Seen, bare_acknowledgement, behind, client_limits, with_window, without_finish,
+};
 use super::rings::{RingPool, RingSize, RingedSocket};
 
 pub use smoltcp::socket::tcp::State as TcpState;
@@ -16,27 +20,47 @@ pub struct TcpEndpoint {
     burst: usize,
     rings: RingSize,
     /// The client's initial sequence number.
-    initial_sequence: u32,
-    /// Bytes that have been taken out of the receive ring.
+    pub(super) initial_sequence: u32,
+    /// Bytes that this connection has taken out of the receive ring.
     drained: u64,
-    /// Bytes that have been put into the send ring.
-    filled: u64,
+    /// Bytes that this connection has put into the send ring.
+    pub(super) filled: u64,
     /// The highest sequence number behind a byte that the stack has been given.
     highest: u32,
     /// What `drained` and `filled` were when the rings were last trimmed.
     trimmed: (u64, u64),
-    /// Set once a segment after the SYN-ACK told the client the true window.
-    window_told: bool,
-    /// What the last packet that we sent said.
-    last_sent: Option<Sent>,
+    /// The sequence number behind the window that the client was told last. `None`
+    /// until a segment after the SYN-ACK has told it the true window.
+    window_end: Option<u32>,
+    /// What the windows that we tell are shifted by (RFC 7323 section 2).
+    window_scale: u8,
+    /// When the client last said anything at all. (smoltcp 0.14 counts only what it
+    /// takes, and would think a client dead that probes our closed window.)
+    pub(super) heard_at: Option<Instant>,
+    /// When we last probed the client.
+    pub(super) probed_at: Option<Instant>,
+    /// Our initial sequence number.
+    pub(super) our_initial_sequence: u32,
+    /// The window of the last segment that told one, as written.
+    pub(super) window: u16,
+    /// The largest segment that the client takes.
+    client_segment: usize,
+    /// What the client's windows are shifted by.
+    client_scale: u8,
+    /// Acknowledgment number and window of its last segment that said nothing else.
+    client_said: Option<(u32, u16)>,
+    /// What has been said to the client so far.
+    pub(super) last_sent: Option<Sent>,
+    /// The sequence number behind our FIN, once it has been sent.
+    pub(super) finish_end: Option<u32>,
 }
 
-/// Sequence numbers of a packet that we sent.
+/// How far we have got with what we say to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sent {
-    /// The sequence number of its first byte.
+    /// The sequence number behind everything sent: SND.NXT of RFC 9293.
     pub sequence: u32,
-    /// The sequence number that it acknowledged.
+    /// The sequence number acknowledged last: RCV.NXT.
     pub acknowledgement: u32,
 }
 
@@ -69,21 +93,30 @@ impl TcpEndpoint {
             filled: 0,
             highest: 0,
             trimmed: (0, 0),
-            window_told: false,
+            window_end: None,
+            window_scale: 0,
+            client_segment: 0,
+            client_scale: 0,
+            client_said: None,
+            heard_at: None,
+            probed_at: None,
+            our_initial_sequence: 0,
+            window: 0,
             last_sent: None,
+            finish_end: None,
         })
-    }
-
-    /// Payload of a full super-packet to this client in bytes.
-    #[inline]
-    pub fn burst(&self) -> usize {
-        self.burst
     }
 
     /// The connection begins with the client's SYN of this sequence number.
     pub(super) fn begin(&mut self, initial_sequence: u32) {
         self.initial_sequence = initial_sequence;
         self.highest = initial_sequence.wrapping_add(1);
+    }
+
+    /// Payload of a full super-packet to this client in bytes.
+    #[inline]
+    pub fn burst(&self) -> usize {
+        self.burst
     }
 
     /// Size of the two rings.
@@ -203,8 +236,7 @@ impl TcpEndpoint {
         self.initial_sequence
     }
 
-    /// Sequence numbers of the last packet sent: what a connection in TIME_WAIT
-    /// needs to answer a repeated FIN.
+    /// What a connection in TIME_WAIT needs to answer a repeated FIN.
     pub fn last_sent(&self) -> Option<Sent> {
         self.last_sent
     }
@@ -214,7 +246,7 @@ impl TcpEndpoint {
     /// segment that reaches past the ring must not get in.
     #[inline]
     pub(super) fn overruns(&self, sequence_end: u32) -> bool {
-        !self.window_told && is_after(sequence_end, self.right_edge())
+        self.window_end.is_none() && behind(self.right_edge(), sequence_end)
     }
 
     /// The sequence number behind the last byte that the receive ring has room for.
@@ -228,7 +260,7 @@ impl TcpEndpoint {
 
     #[inline]
     pub(super) fn note(&mut self, sequence_end: u32) {
-        if is_after(sequence_end, self.highest) && !is_after(sequence_end, self.right_edge()) {
+        if behind(self.highest, sequence_end) && !behind(self.right_edge(), sequence_end) {
             self.highest = sequence_end;
         }
     }
@@ -238,19 +270,98 @@ impl TcpEndpoint {
     fn holds_out_of_order(&self) -> bool {
         let received = (self.drained + self.receive_queue() as u64) as u32;
         let next = self.initial_sequence.wrapping_add(1).wrapping_add(received);
-        is_after(self.highest, next)
+        behind(next, self.highest)
+    }
+
+    /// When to take a silent client for dead.
+    #[inline]
+    pub(super) fn dead_at(&self, after: Duration) -> Option<Instant> {
+        let listens = !matches!(
+            self.state(),
+            TcpState::Closed | TcpState::Listen | TcpState::TimeWait
+        );
+        Some(self.heard_at.filter(|_| listens)? + after)
     }
 
     #[inline]
-    pub(super) fn observe(&mut self, last: Option<Sent>) {
-        if last.is_some() {
-            self.last_sent = last;
-            self.window_told |= !matches!(self.state(), TcpState::Listen | TcpState::SynReceived);
+    pub(super) fn heard(&mut self, now: Instant) {
+        self.heard_at = Some(now);
+    }
+
+    /// Reads a client's SYN.
+    pub(super) fn learn(&mut self, syn: &[u8]) {
+        (self.client_segment, self.client_scale) = client_limits(syn).unwrap_or((536, 0));
+    }
+
+    /// After three repeated acknowledgments smoltcp 0.14 sends a whole segment, however
+    /// small the client's window is. With the segments of a client of this node, up to
+    /// 64 KiB, all that we send then lies beyond the window, and the client does not
+    /// even look at our acknowledgments. Such a repetition says nothing that the first
+    /// has not said and is kept away; the retransmission timer does the work.
+    #[inline]
+    pub(super) fn overreaches(&mut self, packet: &[u8]) -> bool {
+        let waiting = self.send_queue().min(self.client_segment);
+        if waiting == 0 {
+            return false;
+        }
+        let Some(said) = bare_acknowledgement(packet) else {
+            return false;
+        };
+        let repeated = self.client_said.replace(said) == Some(said);
+        repeated && usize::from(said.1) << self.client_scale < waiting
+    }
+
+    /// What smoltcp 0.14 must see in place of a packet. `None`: the packet itself.
+    #[inline]
+    pub(super) fn mended(&self, packet: &[u8], sequence_end: u32) -> Option<Vec<u8>> {
+        // It cuts the data of a segment that reaches beyond the window and believes
+        // its FIN nevertheless: the bytes between would be lost without a word. The
+        // client will repeat the FIN.
+        let cut = behind(self.window_end?, sequence_end)
+            .then(|| without_finish(packet))
+            .flatten();
+        if self.state() != TcpState::FinWait1 {
+            return cut;
+        }
+        // A window that is shut when our FIN is acknowledged leaves the timer of window
+        // probes running in FIN_WAIT_2, where it is never set again: once it has fired,
+        // there is a packet to send for ever. The window no longer matters.
+        match self.finish_end {
+            Some(end) => with_window(cut.as_deref().unwrap_or(packet), end).or(cut),
+            None => cut,
         }
     }
 
     #[inline]
-    fn socket(&self) -> &tcp::Socket<'static> {
+    pub(super) fn observe(&mut self, seen: Option<Seen>) {
+        let Some(seen) = seen else { return };
+        // A repeated segment takes nothing back.
+        let sequence = match self.last_sent {
+            Some(last) if behind(seen.sequence_end, last.sequence) => last.sequence,
+            Some(_) | None => seen.sequence_end,
+        };
+        self.last_sent = Some(Sent {
+            sequence,
+            acknowledgement: seen.acknowledgement,
+        });
+        if seen.finishes {
+            self.finish_end = Some(seen.sequence_end);
+        }
+        if let Some((sequence, scale)) = seen.opens {
+            self.our_initial_sequence = sequence;
+            self.window_scale = scale;
+        }
+        if let Some((number, window)) = seen.told
+            && !matches!(self.state(), TcpState::Listen | TcpState::SynReceived)
+        {
+            self.window = window;
+            let window = u32::from(window) << self.window_scale;
+            self.window_end = Some(number.wrapping_add(window));
+        }
+    }
+
+    #[inline]
+    pub(super) fn socket(&self) -> &tcp::Socket<'static> {
         self.socket.socket()
     }
 
@@ -258,10 +369,4 @@ impl TcpEndpoint {
     pub(super) fn socket_mut(&mut self) -> &mut tcp::Socket<'static> {
         self.socket.socket_mut()
     }
-}
-
-/// Serial number arithmetic, RFC 1982 section 3.2.
-#[inline]
-fn is_after(one: u32, other: u32) -> bool {
-    (other.wrapping_sub(one) as i32) < 0
 }

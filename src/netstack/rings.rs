@@ -53,6 +53,9 @@ impl RingSize {
 /// Rings are cut from mappings of this size: 32 large ones.
 const CHUNK: usize = 32 << 20;
 
+/// Rings begin on a page, so that their memory can be given back alone.
+const PAGE: usize = 4096;
+
 /// Free rings of one worker. Those used last, whose pages are in the cache, go first.
 #[derive(Clone, Debug, Default)]
 pub struct RingPool {
@@ -97,7 +100,7 @@ impl RingPool {
         pool
     }
 
-    /// A ring of `len` bytes, `len` one of the sizes of [`RingSize`].
+    /// A ring of `len` bytes.
     ///
     /// # Errors
     /// ENOMEM when the kernel gives no address space.
@@ -134,6 +137,9 @@ impl RingPool {
 impl Shelves {
     /// Maps another chunk and cuts it into rings of `len` bytes.
     fn grow(&mut self, len: usize) -> io::Result<()> {
+        if len == 0 || len > CHUNK {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         let length = NonZeroUsize::new(CHUNK).ok_or(io::ErrorKind::InvalidInput)?;
         let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
@@ -145,7 +151,8 @@ impl Shelves {
         // SAFETY: the mapping is ours and has this length.
         let _ = unsafe { madvise(start.cast(), CHUNK, MmapAdvise::MADV_NOHUGEPAGE) };
         self.chunks.push(Chunk(start));
-        for offset in (0..CHUNK / len).map(|at| at * len) {
+        let stride = len.next_multiple_of(PAGE);
+        for offset in (0..CHUNK / stride).map(|at| at * stride) {
             // SAFETY: `offset` is within the mapping.
             let start = unsafe { start.add(offset) };
             self.free.push(Region {

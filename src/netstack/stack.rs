@@ -1,4 +1,4 @@
-//! smoltcp's interfaces and clock, and what is done with an endpoint through them.
+//! The stack that moves endpoints: smoltcp, what it is kept from, and its clock.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,7 +10,8 @@ use smoltcp::wire::HardwareAddress;
 
 use super::clock::Clock;
 use super::device::{OnePacket, Outgoing, Shape, Transmit};
-use super::endpoint::{Sent, TcpEndpoint};
+use super::endpoint::TcpEndpoint;
+use super::observe::Observed;
 use super::rings::{RingPool, RingSize};
 
 /// smoltcp panicked while it worked on one flow. The flow is lost, nothing else.
@@ -148,7 +149,9 @@ impl Stack {
         out: &mut impl Transmit,
     ) -> Result<(), Fault> {
         endpoint.begin(initial_sequence);
-        let config = self.config;
+        endpoint.learn(syn);
+        endpoint.heard(now);
+        endpoint.probed_at = Some(now);
         guarded(|| {
             let socket = endpoint.socket_mut();
             // Segments of 64 KiB make an ACK due at once: a delay would stall the
@@ -156,8 +159,8 @@ impl Stack {
             socket.set_ack_delay(None);
             socket.set_nagle_enabled(false);
             socket.set_congestion_control(tcp::CongestionControl::Cubic);
-            socket.set_keep_alive(Some(Clock::span(config.keep_alive)));
-            socket.set_timeout(Some(Clock::span(config.dead_after)));
+            socket.set_keep_alive(None);
+            socket.set_timeout(None);
             // Only an open socket or port 0 is refused; the pool gives neither.
             socket.listen(port).is_ok()
         })?;
@@ -183,7 +186,12 @@ impl Stack {
             return Ok(Ingest::WindowOverrun);
         }
         endpoint.note(sequence_end);
-        self.poll_in(endpoint, packet, now, out)?;
+        endpoint.heard(now);
+        if endpoint.overreaches(packet) {
+            return Ok(Ingest::Taken);
+        }
+        let mended = endpoint.mended(packet, sequence_end);
+        self.poll_in(endpoint, mended.as_deref().unwrap_or(packet), now, out)?;
         Ok(Ingest::Taken)
     }
 
@@ -200,20 +208,31 @@ impl Stack {
         budget: usize,
     ) -> Result<bool, Fault> {
         let at = self.clock.to_stack(now);
+        let config = &self.config;
         guarded(|| {
-            let mut observed = Observed { out, last: None };
+            if endpoint
+                .dead_at(config.dead_after)
+                .is_some_and(|at| now >= at)
+            {
+                endpoint.reset();
+            }
+            let mut observed = Observed::new(out);
             let (shape, interface) = &mut self.interfaces[endpoint.shape];
             let mut device = OnePacket::new(None, &mut observed, *shape);
-            let mut more = true;
             for _ in 0..budget {
                 let sent = interface.poll_egress(at, &mut device, endpoint.socket.sockets());
                 if sent == PollResult::None {
-                    more = false;
-                    break;
+                    endpoint.observe(observed.seen);
+                    if endpoint.may_probe(config.keep_alive, now)
+                        && interface.poll_at(at, endpoint.socket.set()).is_none()
+                    {
+                        endpoint.probe(now, out);
+                    }
+                    return false;
                 }
             }
-            endpoint.observe(observed.last);
-            more
+            endpoint.observe(observed.seen);
+            true
         })
     }
 
@@ -221,9 +240,13 @@ impl Stack {
     pub fn poll_at(&mut self, endpoint: &TcpEndpoint, now: Instant) -> Option<Instant> {
         let at = self.clock.to_stack(now);
         let (_, interface) = &mut self.interfaces[endpoint.shape];
-        interface
-            .poll_at(at, endpoint.socket.set())
-            .map(|at| self.clock.from_stack(at))
+        let at = interface.poll_at(at, endpoint.socket.set());
+        let at = at.map(|at| self.clock.from_stack(at));
+        let probe = at
+            .is_none()
+            .then(|| endpoint.probe_at(self.config.keep_alive, now));
+        let dead = endpoint.dead_at(self.config.dead_after);
+        [at, probe.flatten(), dead].into_iter().flatten().min()
     }
 
     fn poll_in(
@@ -235,47 +258,13 @@ impl Stack {
     ) -> Result<(), Fault> {
         let at = self.clock.to_stack(now);
         guarded(|| {
-            let mut observed = Observed { out, last: None };
+            let mut observed = Observed::new(out);
             let (shape, interface) = &mut self.interfaces[endpoint.shape];
             let mut device = OnePacket::new(Some(packet), &mut observed, *shape);
             interface.poll_ingress_single(at, &mut device, endpoint.socket.sockets());
-            endpoint.observe(observed.last);
+            endpoint.observe(observed.seen);
         })
     }
-}
-
-/// Looks at the sequence numbers of what passes.
-struct Observed<'a, T: Transmit> {
-    out: &'a mut T,
-    last: Option<Sent>,
-}
-
-impl<T: Transmit> Transmit for Observed<'_, T> {
-    #[inline]
-    fn transmit<R>(&mut self, len: usize, how: Outgoing, fill: impl FnOnce(&mut [u8]) -> R) -> R {
-        let last = &mut self.last;
-        self.out.transmit(len, how, |packet| {
-            let result = fill(packet);
-            *last = sequence_numbers(packet);
-            result
-        })
-    }
-}
-
-fn sequence_numbers(packet: &[u8]) -> Option<Sent> {
-    // smoltcp writes neither IPv4 options nor IPv6 extension headers before TCP.
-    let tcp = match packet.first()? >> 4 {
-        4 => packet.get(20..)?,
-        _ => packet.get(40..)?,
-    };
-    let number = |at: usize| {
-        let bytes = tcp.get(at..at + 4)?;
-        Some(u32::from_be_bytes(bytes.try_into().ok()?))
-    };
-    Some(Sent {
-        sequence: number(4)?,
-        acknowledgement: number(8)?,
-    })
 }
 
 /// Runs smoltcp code; a panic in it becomes the fault of one flow.

@@ -59,9 +59,7 @@ impl Worker {
     fn repeats(&mut self, id: FlowId, sequence: u32) -> bool {
         match self.flows.get_mut(id).map(|flow| &flow.kind) {
             Some(Kind::Dialing(dial)) => dial.sequence == sequence,
-            Some(Kind::Tcp(tcp)) => {
-                tcp.endpoint().initial_sequence() == sequence && !tcp.is_closing()
-            }
+            Some(Kind::Tcp(tcp)) => tcp.endpoint().initial_sequence() == sequence,
             Some(Kind::Udp(_)) | None => false,
         }
     }
