@@ -17,7 +17,7 @@ pub(super) fn explanation(explanation: &Explanation) -> String {
         .as_ref()
         .and_then(|s| s.origin.as_ref())
     {
-        text.field("from", origin);
+        text.field("file", origin);
     }
     let place = match explanation.client_is.as_str() {
         "node" => "this node",
@@ -201,7 +201,7 @@ mod tests {
             explanation(&some()),
             "\
 TCP 5.6.7.8:80  default/web:http (LoadBalancerIP)
-from:      web.yaml, document 2
+file:      web.yaml, document 2
 client:    203.0.113.2, outside
 sees:      10.1.15.4:8080
 policies:  internal Cluster, external Local
