@@ -229,15 +229,26 @@ impl Worker {
             return;
         };
         match &mut flow.kind {
-            Kind::Dialing(_) => self.dial_ready(id),
-            Kind::Tcp(tcp) => {
-                // Behind a short read there may be an end, an error, or, at the mark
-                // of urgent data, more.
-                let more = event.is_read_closed() || event.is_error() || event.is_priority();
-                tcp.server_ready(event.is_readable() || more, event.is_writable(), more);
-                self.mark(id);
+            Kind::Dialing(_) => {
+                self.dial_ready(id);
+                // epoll tells of a change once: the event of a connection may be
+                // that of its first bytes, or of its end, as well.
+                self.server_ready(id, event);
             }
+            Kind::Tcp(_) => self.server_ready(id, event),
             Kind::Udp(_) => self.udp_ready(id),
+        }
+    }
+
+    fn server_ready(&mut self, id: FlowId, event: &Event) {
+        if let Some(flow) = self.flows.get_mut(id)
+            && let Kind::Tcp(tcp) = &mut flow.kind
+        {
+            // Behind a short read there may be an end, an error, or, at the mark
+            // of urgent data, more.
+            let more = event.is_read_closed() || event.is_error() || event.is_priority();
+            tcp.server_ready(event.is_readable() || more, event.is_writable(), more);
+            self.mark(id);
         }
     }
 

@@ -108,7 +108,9 @@ fn capabilities(shape: Shape) -> DeviceCapabilities {
     checksum.ipv4 = Checksum::Tx;
     let mut segmentation = SegmentationCapabilities::default();
     segmentation.tcpv4 = NonZeroUsize::new(HEADERS_V4 + shape.burst());
-    segmentation.tcpv6 = NonZeroUsize::new(HEADERS_V6 + shape.burst());
+    // None for IPv6: smoltcp 0.14 drops an IPv6 packet longer than the MTU without
+    // looking whether it is a super-packet (dispatch_ip, src/iface/interface/mod.rs).
+    segmentation.tcpv6 = None;
     let mut capabilities = DeviceCapabilities::default();
     capabilities.medium = Medium::Ip;
     capabilities.max_transmission_unit = shape.mtu;
