@@ -37,6 +37,7 @@ use crate::source::{Batch, manifests};
 use crate::tun::{DEFAULT_MTU, Link, LinkConfig, Offloads, open_queues};
 use cluster::Following;
 use control::Control;
+use explain::Explainer;
 use exposure::Exposure;
 use programming::ProgrammingLatency;
 use routes::Wanted;
@@ -46,6 +47,7 @@ use view::ProxyView;
 mod cluster;
 mod control;
 mod error;
+mod explain;
 mod exposure;
 mod limits;
 pub mod logging;
@@ -143,14 +145,6 @@ impl App {
             let serving = health::serve(listener, health.clone());
             tasks.spawn(async { ("the health server", serving.await.err()) });
         }
-        let view = ProxyView {
-            table: Arc::clone(&table),
-            dataplane: Arc::downgrade(&dataplane),
-            node_ports: Arc::downgrade(&node_ports),
-        };
-        let serving = admin_socket.serve(Arc::new(view));
-        tasks.spawn(async { ("the admin server", serving.await.err()) });
-
         let (sender, batches) = mpsc::channel(BATCHES);
         let index =
             Index::new(config.node_name.as_str()).with_ipvs_compat(config.flows.ipvs_compat);
@@ -164,6 +158,19 @@ impl App {
         let exposure = Arc::new(exposure);
         let control = Control::new(index, Arc::clone(&table), health, unsynced)
             .with_exposure(Arc::clone(&exposure));
+        let view = ProxyView {
+            table: Arc::clone(&table),
+            dataplane: Arc::downgrade(&dataplane),
+            node_ports: Arc::downgrade(&node_ports),
+            explainer: Explainer {
+                index: control.index(),
+                table: Arc::clone(&table),
+                dataplane: Arc::downgrade(&dataplane),
+                tun_addresses: LinkConfig::addresses_or_default(&config.tun.addresses),
+            },
+        };
+        let serving = admin_socket.serve(Arc::new(view));
+        tasks.spawn(async { ("the admin server", serving.await.err()) });
         // Without a cluster nobody knows of service ranges.
         let (cidrs, ranges) = watch::channel(ServiceCidrs::Unknown);
         let mut server = Vec::new();

@@ -5,13 +5,19 @@
 
 use std::error::Error;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::runtime;
 
+use crate::admin::client::ask;
 use crate::config::RunArgs;
 
 mod demo;
+mod explain;
 mod list;
 mod run;
 
@@ -32,6 +38,8 @@ enum Command {
     Run(Box<RunArgs>),
     /// List the virtual servers, or the flows, of the proxy that runs here
     List(list::ListArgs),
+    /// Tell what becomes of a new flow and why: service, policies, every endpoint, who is next
+    Explain(explain::ExplainArgs),
     /// Show it: a cluster in network namespaces, the proxy in it, traffic through it
     ///
     /// Works as any user. Nothing outside the namespaces is touched.
@@ -44,6 +52,7 @@ pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(args) => run::run(*args).map(|()| ExitCode::SUCCESS),
         Command::List(args) => list::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Explain(args) => explain::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => demo::run(&args),
     };
     match done {
@@ -112,6 +121,25 @@ impl Failure {
             let _ = writeln!(stderr, "mend: {mend}");
         }
     }
+}
+
+/// Asks the proxy on `socket`.
+fn fetch<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, Failure> {
+    let failed = |error: &dyn Error| Failure::new(Status::Failed, error);
+    runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| failed(&error))?
+        .block_on(ask(socket, path))
+        .map_err(|error| failed(&error))
+}
+
+/// A document as text.
+fn json(document: &impl Serialize) -> Result<String, Failure> {
+    let mut text = serde_json::to_string_pretty(document)
+        .map_err(|error| Failure::new(Status::Failed, &error))?;
+    text.push('\n');
+    Ok(text)
 }
 
 /// Writes data to standard output. A reader that has gone, as `head` does, is no

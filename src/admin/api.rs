@@ -6,6 +6,13 @@
 
 use std::net::SocketAddr;
 
+mod explain;
+
+pub use explain::{
+    Affinity, EXPLAIN, ExplainedEndpoint, ExplainedVirtualServer, Explanation, Outcome, Placing,
+    Protocol, Question,
+};
+
 use serde::{Deserialize, Serialize};
 
 /// Path of [`Services`].

@@ -1,6 +1,6 @@
 //! From objects to the service table, one batch at a time.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Instant, SystemTime};
 
 use jiff::Timestamp;
@@ -16,10 +16,11 @@ use crate::service::object::ObjectWarning;
 use crate::source::Batch;
 
 /// Applies batches of events to the index, and what changes to the table. No
-/// task, no lock of its own: it belongs to the task that receives the batches.
+/// task of its own: it belongs to the one that receives the batches.
 #[derive(Debug)]
 pub(super) struct Control {
-    index: Index,
+    /// Shared with those who ask why things are as they are; written here only.
+    index: Arc<RwLock<Index>>,
     table: Arc<Table>,
     health: Health,
     latency: Arc<ProgrammingLatency>,
@@ -34,7 +35,7 @@ impl Control {
     /// full state is programmed.
     pub(super) fn new(index: Index, table: Arc<Table>, health: Health, unsynced: Blocker) -> Self {
         Self {
-            index,
+            index: Arc::new(RwLock::new(index)),
             table,
             health,
             latency: Arc::default(),
@@ -47,6 +48,11 @@ impl Control {
     pub(super) fn with_exposure(mut self, exposure: Arc<Exposure>) -> Self {
         self.exposure = Some(exposure);
         self
+    }
+
+    /// The index, to read.
+    pub(super) fn index(&self) -> Arc<RwLock<Index>> {
+        Arc::clone(&self.index)
     }
 
     /// How long changes took to be programmed.
@@ -62,7 +68,9 @@ impl Control {
             triggers,
         } = batch;
         self.health.queued(Instant::now());
-        let outcome = self.index.apply_all(events);
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        let outcome = index.apply_all(events);
+        drop(index);
         for change in &outcome.changes {
             debug!(?change, "programming");
             self.table.apply(change);
@@ -79,7 +87,7 @@ impl Control {
         }
         if complete && let Some(unsynced) = self.unsynced.take() {
             info!(
-                services = self.index.services().len(),
+                services = self.services(),
                 virtual_servers = self.table.snapshot().len(),
                 "the first full state is programmed"
             );
@@ -87,6 +95,11 @@ impl Control {
         }
         self.health.updated(SystemTime::now());
         !outcome.changes.is_empty()
+    }
+
+    fn services(&self) -> usize {
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        index.services().len()
     }
 
     /// A change that happened at this time is programmed now.

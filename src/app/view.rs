@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
+use super::explain::Explainer;
 use crate::admin::api;
 use crate::admin::socket::View;
 use crate::dataplane::{Dataplane, FlowView};
@@ -16,6 +17,7 @@ pub(super) struct ProxyView {
     pub(super) dataplane: Weak<Dataplane>,
     /// As weak.
     pub(super) node_ports: Weak<NodePorts>,
+    pub(super) explainer: Explainer,
 }
 
 impl View for ProxyView {
@@ -34,6 +36,10 @@ impl View for ProxyView {
         }
         flows.sort_unstable_by_key(|flow| (flow.protocol, flow.client, flow.virtual_server));
         flows.iter().map(flow).collect()
+    }
+
+    fn explain(&self, question: &api::Question) -> api::Explanation {
+        self.explainer.explain(question)
     }
 }
 

@@ -158,6 +158,11 @@ impl Dataplane {
         self.shared.pod_traffic.store(serve, Ordering::Relaxed);
     }
 
+    /// Whether clients other than this node are served.
+    pub fn serves_pods(&self) -> bool {
+        self.shared.pod_traffic.load(Ordering::Relaxed)
+    }
+
     /// All flows, in no order.
     pub async fn flows(&self) -> Vec<FlowView> {
         let mut replies = Vec::new();

@@ -60,6 +60,11 @@ impl Table {
         }
     }
 
+    /// The scheduler of virtual servers that ask for none.
+    pub fn scheduler(&self) -> SchedulerKind {
+        self.scheduler
+    }
+
     /// Makes one change. It touches one virtual server and no other.
     ///
     /// An update keeps the scheduler's position, persistence, counters and the

@@ -25,7 +25,7 @@ mod claims;
 mod explain;
 mod specify;
 
-pub use explain::{ExplainedEndpoint, Explanation};
+pub use explain::{ExplainedEndpoint, Explanation, Placing};
 
 /// Everything known of Services, EndpointSlices and this node.
 #[derive(Debug)]

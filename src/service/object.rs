@@ -303,3 +303,56 @@ impl fmt::Display for ObjectWarning {
         write!(f, ": {}", self.error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn node(spec: Value, addresses: Value) -> Node {
+        let node = serde_json::from_value(json!({
+            "metadata": {"name": "n1", "labels": {"topology.kubernetes.io/zone": "a"}},
+            "spec": spec,
+            "status": {"addresses": addresses},
+        }));
+        Node::from_api(&node.unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_node_and_its_networks() {
+        let both = node(
+            json!({"podCIDR": "10.1.15.0/24", "podCIDRs": ["10.1.15.0/24", "fd00:1:15::/64"]}),
+            json!([
+                {"type": "Hostname", "address": "10.9.9.9"},
+                {"type": "InternalIP", "address": "172.100.101.191"},
+                {"type": "ExternalIP", "address": "198.51.100.1"},
+                {"type": "InternalIP", "address": "fd00::191"},
+            ]),
+        );
+        assert_eq!(both.zone.as_deref(), Some("a"));
+        let nets = |node: &Node| -> Vec<_> {
+            node.network
+                .pod_cidrs
+                .iter()
+                .map(ToString::to_string)
+                .collect()
+        };
+        let addresses = |node: &Node| -> Vec<_> {
+            node.network
+                .addresses
+                .iter()
+                .map(ToString::to_string)
+                .collect()
+        };
+        assert_eq!(nets(&both), ["10.1.15.0/24", "fd00:1:15::/64"]);
+        assert_eq!(addresses(&both), ["172.100.101.191", "fd00::191"]);
+        let old = node(
+            json!({"podCIDR": "10.1.015.0/24"}),
+            json!([{"type": "ExternalIP", "address": "198.51.100.1"}]),
+        );
+        assert_eq!(nets(&old), ["10.1.15.0/24"]);
+        assert_eq!(addresses(&old), ["198.51.100.1"]);
+        assert_eq!(node(json!({}), json!([])).network, NodeNetwork::default());
+    }
+}

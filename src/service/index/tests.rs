@@ -319,3 +319,38 @@ fn affinity_reaches_the_virtual_server() {
     assert_eq!(index.apply(sticky("None")).changes.len(), 1);
     assert_eq!(persistence(&index), None);
 }
+
+#[test]
+fn this_node_comes_first_and_only_when_it_changes() {
+    let with = |name: &str, pods: &[&str]| {
+        let pod_cidrs = pods.iter().map(|net| net.parse().unwrap()).collect();
+        let network = NodeNetwork {
+            pod_cidrs,
+            addresses: Vec::new(),
+        };
+        crate::service::fixtures::apply(Object::Node(Arc::new(Node {
+            name: NamespacedName::new("", name),
+            zone: None,
+            network,
+        })))
+    };
+    let mut index = index([]);
+    let web = apply_service(plain("web", "10.0.0.3", HTTP));
+    let both = index.apply_all([web, with("n1", &["10.1.15.0/24"])]);
+    assert_eq!(
+        changes(&both),
+        ["this node", "TCP 10.0.0.3:80 default/web:http -> reject"]
+    );
+    let network = NodeNetwork {
+        pod_cidrs: vec!["10.1.15.0/24".parse().unwrap()],
+        addresses: Vec::new(),
+    };
+    assert_eq!(both.changes[0], Change::Node(network));
+    assert_eq!(index.apply(with("n1", &["10.1.15.0/24"])).changes, []);
+    assert_eq!(index.apply(with("n2", &["10.1.16.0/24"])).changes, []);
+    // There and back within a batch.
+    let back = index.apply_all([with("n1", &[]), with("n1", &["10.1.15.0/24"])]);
+    assert_eq!(back.changes, []);
+    let gone = index.apply(delete(ObjectKind::Node, "n1"));
+    assert_eq!(gone.changes, [Change::Node(NodeNetwork::default())]);
+}

@@ -265,3 +265,91 @@ fn names_and_times() {
         "default/web:https"
     );
 }
+
+fn addresses(service: &Service) -> Vec<String> {
+    let all = service.addresses();
+    let line = |(address, exposure, _): &(_, _, _)| format!("{address} {exposure}");
+    all.iter().map(line).collect()
+}
+
+#[test]
+fn every_address_stands_once_by_what_it_is_first() {
+    let service = service_with_status(
+        json!({"name": "web"}),
+        json!({
+            "type": "LoadBalancer",
+            "clusterIPs": ["10.0.0.3", "fd00::3"],
+            "externalIPs": ["5.6.7.8", "1.2.3.4", "1.2.3.4", "10.0.0.3"],
+            "ports": [{"port": 80, "nodePort": 30080}],
+        }),
+        json!({"loadBalancer": {"ingress": [{"ip": "5.6.7.8"}, {"ip": "fd01::8"}]}}),
+    );
+    assert_eq!(
+        addresses(&service),
+        [
+            "TCP 10.0.0.3:80 ClusterIP",
+            "TCP [fd00::3]:80 ClusterIP",
+            "TCP 5.6.7.8:80 LoadBalancerIP",
+            "TCP [fd01::8]:80 LoadBalancerIP",
+            "TCP 1.2.3.4:80 ExternalIP",
+            "TCP 0.0.0.0:30080 NodePort",
+            "TCP [::]:30080 NodePort",
+        ]
+    );
+    assert!(service.errors.is_empty());
+}
+
+#[test]
+fn addresses_of_a_family_without_cluster_ip_are_left_out() {
+    let service = service_with_status(
+        json!({"name": "web"}),
+        json!({
+            "clusterIP": "10.0.0.3", "externalIPs": ["fd02::4", "1.2.3.4"],
+            "ports": [{"port": 80, "nodePort": 30080}],
+        }),
+        json!({"loadBalancer": {"ingress": [{"ip": "fd01::8"}]}}),
+    );
+    assert_eq!(
+        addresses(&service),
+        [
+            "TCP 10.0.0.3:80 ClusterIP",
+            "TCP 1.2.3.4:80 ExternalIP",
+            "TCP 0.0.0.0:30080 NodePort",
+        ]
+    );
+    assert_eq!(
+        errors(&service),
+        [
+            "spec.externalIPs[0]: fd02::4 is not an IPv4 address",
+            "status.loadBalancer.ingress[0].ip: fd01::8 is not an IPv4 address",
+        ]
+    );
+}
+
+#[test]
+fn a_node_port_stands_once_for_each_protocol() {
+    let service = with(json!({"ports": [
+        {"name": "a", "port": 80, "nodePort": 30080},
+        {"name": "b", "port": 80, "nodePort": 30080, "protocol": "UDP"},
+        {"name": "c", "port": 81, "nodePort": 30080},
+    ]}));
+    let node_ports: Vec<_> = service.ports.iter().map(|p| p.node_port).collect();
+    assert_eq!(node_ports, [Some(30080), Some(30080), None]);
+    assert_eq!(
+        errors(&service),
+        ["spec.ports[2].nodePort: TCP 30080 stands twice; the first is used"]
+    );
+}
+
+#[test]
+fn health_is_checked_for_a_local_load_balancer() {
+    let port = |kind: &str, policy: &str| {
+        let extra = json!({
+            "type": kind, "externalTrafficPolicy": policy, "healthCheckNodePort": 32000,
+        });
+        with(extra).health_check_node_port
+    };
+    assert_eq!(port("LoadBalancer", "Local"), Some(32000));
+    assert_eq!(port("LoadBalancer", "Cluster"), None);
+    assert_eq!(port("NodePort", "Local"), None);
+}

@@ -68,18 +68,37 @@ impl Cluster {
         self.flow_over(Protocol::Tcp, source, destination)
     }
 
-    pub(super) fn flow_over(&self, protocol: Protocol, source: &str, to: &str) -> String {
+    fn verdict(&self, protocol: Protocol, source: &str, to: &str) -> Verdict {
         let to: SocketAddr = to.parse().unwrap();
         let client: IpAddr = source.parse().unwrap();
         let own = [NODE, LOCALHOST].map(|ip| ip.parse().unwrap());
         let is_node = || own.contains(&client);
-        let verdict = if own.contains(&to.ip()) {
-            self.table.node_port(to, protocol, client, is_node)
-        } else {
-            let (ip, port) = (to.ip(), to.port());
-            let address = VirtualAddress { ip, port, protocol };
-            self.table.verdict(address, client, is_node)
-        };
+        if own.contains(&to.ip()) {
+            return self.table.node_port(to, protocol, client, is_node);
+        }
+        let (ip, port) = (to.ip(), to.port());
+        let address = VirtualAddress { ip, port, protocol };
+        self.table.verdict(address, client, is_node)
+    }
+
+    /// The virtual server that a flow comes to.
+    pub(super) fn server(&self, protocol: Protocol, source: &str, to: &str) -> Arc<VirtualServer> {
+        match self.verdict(protocol, source, to) {
+            Verdict::Forward(server) => server,
+            refused @ (Verdict::Reject(_) | Verdict::Drop(_)) => panic!("{to}: {refused:?}"),
+        }
+    }
+
+    /// The real server of one flow.
+    pub(super) fn pick(&self, protocol: Protocol, source: &str, to: &str) -> Arc<RealServer> {
+        let client = SocketAddr::new(source.parse().unwrap(), 40_000);
+        let server = self.server(protocol, source, to);
+        server.schedule(client, Instant::now(), &[]).unwrap()
+    }
+
+    pub(super) fn flow_over(&self, protocol: Protocol, source: &str, to: &str) -> String {
+        let client: IpAddr = source.parse().unwrap();
+        let verdict = self.verdict(protocol, source, to);
         let Verdict::Forward(server) = verdict else {
             return match word(&verdict) {
                 "no_endpoints" => "refused".to_owned(),

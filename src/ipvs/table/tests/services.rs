@@ -389,3 +389,87 @@ fn annotations_of_a_service() {
     let specs: Vec<_> = cluster.index.virtual_servers();
     assert_eq!((specs[0].scheduler, specs[0].proxy_protocol), (None, None));
 }
+
+/// kube-proxy's rule for stale flows (conntrack/cleanup_test.go,
+/// TestCleanStaleEntries and TestServiceWithoutEndpoints): a UDP flow ends when its
+/// endpoint serves no more and another one does. Policy and topology do not count.
+#[test]
+fn udp_flows_end_with_an_endpoint_that_serves_no_more() {
+    let mut cluster = Cluster::new();
+    let dns = |policy: &str| {
+        apply_service(service(
+            json!({"name": "dns"}),
+            json!({
+                "clusterIP": "172.30.0.10", "internalTrafficPolicy": policy,
+                "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}],
+            }),
+        ))
+    };
+    let backed = |endpoints: serde_json::Value| {
+        apply_slice(slice_from(json!({
+            "metadata": {"name": "a", "labels": {"kubernetes.io/service-name": "dns"}},
+            "addressType": "IPv4",
+            "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}],
+            "endpoints": endpoints,
+        })))
+    };
+    let at = |address: &str, node: &str| json!({"addresses": [address], "nodeName": node});
+    let leaving = |address: &str, serving: bool| {
+        json!({
+            "addresses": [address], "nodeName": "host-1",
+            "conditions": {"ready": false, "serving": serving, "terminating": true},
+        })
+    };
+    cluster.apply([dns("Cluster"), backed(json!([at("10.0.1.1", "host-1")]))]);
+    let flow = Connection::new(cluster.pick(Protocol::Udp, POD, "172.30.0.10:53"));
+    let mut retired = |event: Event| {
+        cluster.apply([event]);
+        flow.real_server().is_retired()
+    };
+    let local = || at("10.0.1.2", "test-node");
+    assert!(!retired(backed(json!([at("10.0.1.1", "host-1"), local()]))));
+    // The policy sends new flows elsewhere and leaves this one alone.
+    assert!(!retired(dns("Local")));
+    assert!(!retired(dns("Cluster")));
+    assert!(!retired(backed(json!([
+        leaving("10.0.1.1", true),
+        local()
+    ]))));
+    // Nobody serves any more: nothing is gained by ending it.
+    assert!(!retired(backed(json!([leaving("10.0.1.1", false)]))));
+    assert!(!retired(backed(json!([]))));
+    assert!(retired(backed(json!([local()]))));
+    assert!(!retired(backed(json!([at("10.0.1.1", "host-1"), local()]))));
+    assert!(retired(delete(ObjectKind::Service, "dns")));
+}
+
+/// Affinity moves with a connection that was made elsewhere, not with a failure.
+#[test]
+fn affinity_follows_a_fail_over_that_succeeded() {
+    let mut cluster = Cluster::new();
+    cluster.apply([
+        web(json!({"sessionAffinity": "ClientIP"})),
+        endpoints_of_web(&["10.0.1.1", "10.0.1.2"]),
+    ]);
+    let server = cluster.server(Protocol::Tcp, OUTSIDE, BALANCER);
+    let (now, from) = (
+        Instant::now(),
+        SocketAddr::new(OUTSIDE.parse().unwrap(), 40_000),
+    );
+    let first = server.schedule(from, now, &[]).unwrap();
+    let mut flow = Connection::new(Arc::clone(&first));
+    server.connected(from.ip(), &mut flow, now);
+    let tried = [first.address];
+    let second = server.schedule(from, now, &tried).unwrap();
+    assert_ne!(second.address, first.address);
+    assert!(
+        server
+            .schedule(from, now, &[first.address, second.address])
+            .is_none()
+    );
+    let stays = || server.schedule(from, now, &[]).unwrap().address;
+    assert_eq!(stays(), first.address, "the other one was tried, no more");
+    let mut moved = Connection::new(Arc::clone(&second));
+    server.connected(from.ip(), &mut moved, now);
+    assert_eq!(stays(), second.address);
+}
