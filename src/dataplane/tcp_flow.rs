@@ -313,11 +313,8 @@ impl<S: ServerSocket> TcpFlow<S> {
 
     /// From the receive ring into the socket.
     fn move_to_server(&mut self) {
-        if !self.preface.is_empty() {
-            self.send_preface();
-            if !self.preface.is_empty() {
-                return;
-            }
+        if !self.flush_preface() {
+            return;
         }
         while self.writable && self.server_error.is_none() && self.endpoint.receive_queue() > 0 {
             let server = &mut self.server;
@@ -341,7 +338,7 @@ impl<S: ServerSocket> TcpFlow<S> {
         }
     }
 
-    fn send_preface(&mut self) {
+    fn flush_preface(&mut self) -> bool {
         while self.writable && !self.preface.is_empty() {
             match self.server.send(&self.preface) {
                 Ok(sent) => drop(self.preface.drain(..sent)),
@@ -353,6 +350,7 @@ impl<S: ServerSocket> TcpFlow<S> {
                 }
             }
         }
+        self.preface.is_empty()
     }
 
     /// From the socket into the send ring. True when the budget stopped it.
