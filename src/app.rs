@@ -27,20 +27,21 @@ use tracing::{info, warn};
 use crate::admin::health::{self, Family, Health};
 use crate::admin::readiness::{Blocker, Readiness};
 use crate::admin::socket::AdminSocket;
-use crate::config::{Config, MasqueradeSource, PodTraffic, Source};
-use crate::dataplane::{Dataplane, DataplaneConfig, Masquerade, TcpTimeouts};
+use crate::config::{Config, PodTraffic, Source};
+use crate::dataplane::Dataplane;
 use crate::ipvs::Table;
-use crate::node_port::{AddressWatch, NodePortConfig, NodePorts};
+use crate::node_port::{AddressWatch, NodePorts};
 use crate::service::index::Index;
 use crate::source::kubernetes::ServiceCidrs;
 use crate::source::{Batch, manifests};
-use crate::tun::{DEFAULT_MTU, Link, LinkConfig, Offloads, open_queues};
+use crate::tun::{Link, Offloads, open_queues};
 use cluster::Following;
 use control::Control;
 use explain::Explainer;
 use exposure::Exposure;
 use programming::ProgrammingLatency;
 use routes::Wanted;
+use settings::{dataplane_config, link_config, node_port_config};
 use signals::Signals;
 use view::ProxyView;
 
@@ -54,6 +55,7 @@ pub mod logging;
 mod pods;
 pub mod programming;
 mod routes;
+mod settings;
 pub mod signals;
 mod view;
 
@@ -365,51 +367,6 @@ fn families(service_cidrs: &[IpNet]) -> Vec<Family> {
         IpNet::V6(_) => Family::IPv6,
     };
     service_cidrs.iter().map(family).collect()
-}
-
-fn link_config(config: &Config, index: u32) -> LinkConfig {
-    LinkConfig {
-        addresses: LinkConfig::addresses_or_default(&config.tun.addresses),
-        service_routes: config.service_cidrs.clone(),
-        ..LinkConfig::new(config.tun.name.as_str(), index)
-    }
-}
-
-fn dataplane_config(config: &Config) -> DataplaneConfig {
-    let flows = &config.flows;
-    DataplaneConfig {
-        connect_attempts: flows.connect_attempts,
-        connect_timeout: flows.connect_timeout,
-        answer_ping: flows.answer_ping,
-        masquerade: match &flows.masquerade_source {
-            MasqueradeSource::Auto => Masquerade::Auto,
-            MasqueradeSource::Interface(name) => Masquerade::Interface(name.to_string()),
-            &MasqueradeSource::Address { v4, v6 } => Masquerade::Address { v4, v6 },
-        },
-        pod_traffic: match flows.pod_traffic {
-            PodTraffic::Always => true,
-            PodTraffic::Never => false,
-            // Manifests hold no NetworkPolicies, so nothing speaks against pods;
-            // what a cluster holds has to be seen first.
-            PodTraffic::Auto => matches!(config.source, Source::Manifests(_)),
-        },
-        max_flows: flows.max_flows,
-        max_memory: flows.max_memory,
-        tcp_timeouts: TcpTimeouts {
-            idle: flows.tcp_timeout,
-            closing: flows.tcpfin_timeout,
-        },
-        udp_timeout: flows.udp_timeout,
-        mtu: DEFAULT_MTU as usize,
-    }
-}
-
-fn node_port_config(config: &Config) -> NodePortConfig {
-    NodePortConfig {
-        addresses: config.node_port_addresses.clone(),
-        except: LinkConfig::addresses_or_default(&config.tun.addresses),
-        workers: config.tun.workers,
-    }
 }
 
 fn why_ended(ended: Option<Result<Ended, JoinError>>) -> AppError {

@@ -373,18 +373,16 @@ impl Stream {
                 return false;
             }
             Ok(count) => to.socket.send(&room[..count]),
-            Err(error) => match error.kind() {
-                ErrorKind::Interrupted => return true,
-                ErrorKind::WouldBlock => {
-                    from.readable = false;
-                    return false;
-                }
-                _ => {
-                    from.fail(&error);
-                    self.finished = true;
-                    return false;
-                }
-            },
+            Err(error) if error.kind() == ErrorKind::Interrupted => return true,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                from.readable = false;
+                return false;
+            }
+            Err(error) => {
+                from.fail(&error);
+                self.finished = true;
+                return false;
+            }
         };
         match copied {
             Ok(count) => {

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -329,10 +329,21 @@ impl Worker {
         }
     }
 
-    /// Whether a real server's address would lead back to this proxy, for ever.
-    fn leads_back(&self, to: SocketAddr, protocol: Protocol) -> bool {
-        let at = |address| ListenAddress { protocol, address };
-        self.shared.table.echo(to.ip()) == EchoVerdict::Answer || self.numbers.contains_key(&at(to))
+    /// Whether a real server's address would lead back to this proxy, for ever: a
+    /// virtual IP, or a socket of ours, which is this worker's since the port is.
+    fn leads_back(&mut self, to: SocketAddr, protocol: Protocol) -> bool {
+        if self.shared.table.echo(to.ip()) == EchoVerdict::Answer {
+            return true;
+        }
+        let any: IpAddr = match to {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let here = |address| {
+            self.numbers
+                .contains_key(&ListenAddress { protocol, address })
+        };
+        here(to) || here(SocketAddr::new(any, to.port())) && self.own.contains(to.ip(), self.now)
     }
 
     fn insert(

@@ -9,7 +9,10 @@ use kube_tun_proxy::lab::{ClusterBuilder, Namespace, PodSpec, client};
 use libtest_mimic::{Failed, Trial};
 use nix::net::if_::if_nametoindex;
 
-use crate::node_port_stage::{LIMIT, PORT, Stage, eventually, is_refused, serve_who, until, web};
+use crate::node_port_objects::EndpointAt;
+use crate::node_port_stage::{
+    LIMIT, PORT, Stage, eventually, is_refused, is_reset, serve_who, until, web,
+};
 
 /// How long to wait for what must not come.
 const SILENCE: Duration = Duration::from_millis(500);
@@ -27,6 +30,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         Trial::test(
             "node_port::an_external_address_of_the_node",
             external_of_the_node,
+        ),
+        Trial::test(
+            "node_port::an_endpoint_that_leads_back_is_refused",
+            a_circle,
         ),
     ]
 }
@@ -283,5 +290,25 @@ fn route(on: &Namespace, to: IpAddr, gateway: Ipv4Addr) -> Result<(), Failed> {
         .gateway(gateway.into())?
         .build();
     on.netlink(async |handle| Ok(handle.route().add(route).execute().await))??;
+    Ok(())
+}
+
+fn a_circle() -> Result<(), Failed> {
+    let cluster = ClusterBuilder::seed().build()?;
+    // The endpoint is the node port itself.
+    let mut service = web(&cluster, &[]);
+    service.port = PORT;
+    service.endpoints.push(EndpointAt {
+        address: cluster.node("master").address().into(),
+        node: None,
+    });
+    let stage = Stage::start(cluster, &[service], &[])?;
+    let stream = client::connect(stage.cluster.outside(), stage.at(PORT), LIMIT);
+    assert!(is_reset(stream));
+    let event = stage
+        .proxy
+        .wait_for_log("connect_refused", LIMIT)
+        .ok_or("no event")?;
+    assert!(event.contains("attempts=1"), "{event}");
     Ok(())
 }

@@ -14,11 +14,8 @@ const TURN_BYTES: usize = 256 << 10;
 impl<S: ServerSocket> TcpFlow<S> {
     /// From the receive ring into the socket.
     pub(super) fn move_to_server(&mut self, now: Instant) {
-        if !self.preface.is_empty() {
-            self.send_preface();
-            if !self.preface.is_empty() {
-                return;
-            }
+        if !self.flush_preface() {
+            return;
         }
         while self.writable
             && self.server_error.is_none()
@@ -49,7 +46,8 @@ impl<S: ServerSocket> TcpFlow<S> {
         }
     }
 
-    fn send_preface(&mut self) {
+    /// Sends the preface. True once all of it has gone.
+    fn flush_preface(&mut self) -> bool {
         while self.writable && !self.preface.is_empty() {
             match self.server.send(&self.preface) {
                 Ok(sent) => drop(self.preface.drain(..sent)),
@@ -61,6 +59,7 @@ impl<S: ServerSocket> TcpFlow<S> {
                 }
             }
         }
+        self.preface.is_empty()
     }
 
     /// From the socket into the send ring. True when the budget stopped it.
