@@ -138,8 +138,10 @@ pub async fn run(
     } = followers;
     // What is left of the senders is the followers'.
     drop(updates);
+    let unwanted = batches.clone();
     tokio::select! {
         () = shutdown => {}
+        () = unwanted.closed() => {}
         () = collect(receiver, missing, batches) => {}
     }
     drop(tasks);

@@ -75,8 +75,8 @@ pub struct Connection {
 
 struct Current {
     client: Client,
-    /// When a client was last made, or it was tried.
-    made: Instant,
+    /// When it was last tried to make one anew.
+    renewed: Option<Instant>,
     /// Why the last attempt failed.
     failure: Option<String>,
 }
@@ -112,7 +112,7 @@ impl Connection {
     fn with(access: Option<Access>, server: Uri, client: Client) -> Self {
         let current = Current {
             client,
-            made: Instant::now(),
+            renewed: None,
             failure: None,
         };
         Self {
@@ -134,7 +134,7 @@ impl Connection {
     ) -> Result<Response<Body>, kube::Error> {
         let client = {
             let mut current = self.current.lock().await;
-            if expires_soon(&current.client) {
+            if expires_soon(&current.client) && !current.was_renewed() {
                 self.make_anew(&mut current).await;
             }
             current.client.clone()
@@ -146,7 +146,7 @@ impl Connection {
     /// a moment ago. If it fails the present one stays.
     pub(super) async fn renew(&self) {
         let mut current = self.current.lock().await;
-        if current.made.elapsed() >= RENEW_GAP {
+        if !current.was_renewed() {
             self.make_anew(&mut current).await;
         }
     }
@@ -155,7 +155,7 @@ impl Connection {
         let Some(access) = &self.access else {
             return;
         };
-        current.made = Instant::now();
+        current.renewed = Some(Instant::now());
         let made = async { make(access.config().await?).await };
         match made.await {
             Ok(client) => {
@@ -171,6 +171,12 @@ impl Connection {
                 }
             }
         }
+    }
+}
+
+impl Current {
+    fn was_renewed(&self) -> bool {
+        self.renewed.is_some_and(|at| at.elapsed() < RENEW_GAP)
     }
 }
 
