@@ -256,7 +256,8 @@ impl App {
         }
         if let Some(wanted) = routes {
             let unrouted = readiness.block("waiting for the routes of services");
-            let keeping = routes::keep(Arc::clone(&link), wanted, ranges, unrouted, server);
+            let link = Arc::clone(&link);
+            let keeping = routes::keep(link, wanted, ranges, unrouted, routes::RETRY, server);
             tasks.spawn(async {
                 keeping.await;
                 ("the keeper of routes", None)

@@ -372,9 +372,8 @@ impl Resource {
             if query.get("resourceVersionMatch").map(String::as_str) != Some("NotOlderThan") {
                 return status(422, None);
             }
-            for object in self.objects.values() {
-                send(line("ADDED", object));
-            }
+            let initial = self.objects.values().map(|object| line("ADDED", object));
+            send(initial.collect());
             send(line("BOOKMARK", &bookmark(version, true)));
         } else {
             let from: u64 = from.parse().unwrap();
@@ -383,9 +382,12 @@ impl Resource {
                 drop(sender);
                 return streamed(receiver);
             }
-            for change in self.history.iter().filter(|change| change.version > from) {
-                send(line(change.kind, &change.object));
-            }
+            let missed = self.history.iter().filter(|change| change.version > from);
+            send(
+                missed
+                    .map(|change| line(change.kind, &change.object))
+                    .collect(),
+            );
             // In the future: silence, even when something happens.
             if from > version {
                 let mut silent = Some(sender);

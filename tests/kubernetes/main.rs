@@ -8,4 +8,5 @@ mod api_server;
 mod cluster;
 mod facts;
 mod lists;
+mod scale;
 mod watches;

@@ -168,11 +168,12 @@ async fn versions_that_run_backwards_are_another_history() {
 async fn a_watch_that_falls_silent_is_replaced() {
     let timing = Timing {
         silence: Duration::from_millis(500),
+        answer: Duration::from_millis(500),
         ..impatient()
     };
     let (server, mut followed) = shop_with(timing).await;
     let before = server.seen("services").len();
-    server.fault("services", Fault::Status(503));
+    // So does the answer that comes after it.
     server.fault("services", Fault::Silence);
     until_watched(&server, "services", before).await;
     server.apply("services", service("till", "10.0.0.8"));
