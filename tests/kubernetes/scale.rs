@@ -5,6 +5,8 @@
 //! cargo test --release --test kubernetes -- --ignored --nocapture a_large_cluster
 //! ```
 
+#![expect(clippy::print_stdout, reason = "a measurement is for a person to read")]
+
 use std::env;
 use std::fs;
 use std::path::PathBuf;
