@@ -14,7 +14,7 @@ use kube::{Client, Config};
 use thiserror::Error;
 use tokio::sync::Mutex;
 use tokio::task::{JoinError, spawn_blocking};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
 /// Time for TCP and TLS to the API server.
@@ -23,6 +23,9 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// Least time between two looks for new credentials: an exec plugin may call a
 /// service of its own.
 const RENEW_GAP: Duration = Duration::from_secs(10);
+
+/// Time for credentials: an exec plugin that hangs must not stop everything.
+const CREDENTIALS: Duration = Duration::from_secs(30);
 
 /// How long before its end a client certificate of an exec plugin is replaced.
 const RENEW_BEFORE: SignedDuration = SignedDuration::from_secs(60);
@@ -61,6 +64,9 @@ pub enum AccessError {
         /// What is wrong.
         source: Box<kube::Error>,
     },
+    /// An exec plugin has not come to an end.
+    #[error("credentials for the API server were not to be had within {} s", CREDENTIALS.as_secs())]
+    Slow,
     /// Making it has panicked, or the runtime ends.
     #[error("no client of the API server can be made")]
     Task(#[from] JoinError),
@@ -212,9 +218,11 @@ async fn from_kubeconfig(path: &Path) -> Result<Config, AccessError> {
 /// On the blocking pool, since an exec plugin is waited for.
 async fn make(config: Config) -> Result<Client, AccessError> {
     let made = spawn_blocking(move || ClientBuilder::try_from(config).map(ClientBuilder::build));
-    made.await?.map_err(|source| AccessError::Client {
-        source: Box::new(source),
-    })
+    let made = timeout(CREDENTIALS, made).await;
+    made.map_err(|_| AccessError::Slow)??
+        .map_err(|source| AccessError::Client {
+            source: Box::new(source),
+        })
 }
 
 fn expires_soon(client: &Client) -> bool {

@@ -200,8 +200,11 @@ struct Server {
     history: Vec<(u64, u8, bool)>,
     oldest: u64,
     streams: bool,
-    /// Restored, and not asked since: nobody connects to it at once.
+    /// Restored, and it takes until after the next request.
     restarting: bool,
+    /// Restored at once, and nothing has changed since: that is all the time it
+    /// has before it is asked again.
+    fresh: bool,
 }
 
 impl Server {
@@ -222,8 +225,8 @@ impl Server {
 enum Step {
     Change(u8, bool),
     Compact,
-    /// Goes back by so many versions.
-    Restore(u64),
+    /// Goes back by so many versions, at once or away for a while.
+    Restore(u64, bool),
     Request(Option<End>),
 }
 
@@ -248,7 +251,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         4 => (0..6u8, any::<bool>()).prop_map(|(object, made)| Step::Change(object, made)),
         1 => Just(Step::Compact),
-        1 => (1..5u64).prop_map(Step::Restore),
+        1 => (1..5u64, any::<bool>()).prop_map(|(by, at_once)| Step::Restore(by, at_once)),
         4 => prop::option::weighted(0.4, end).prop_map(Step::Request),
     ];
     prop::collection::vec(step, 1..60)
@@ -272,6 +275,7 @@ impl Ours {
             self.machine.ended(&end, false);
             return;
         }
+        server.fresh = false;
         let version = server.version.to_string();
         match self.machine.ask() {
             Ask::Stream if !server.streams => {
@@ -318,18 +322,24 @@ proptest! {
         let mut ours = Ours { machine, content: Default::default() };
         for step in steps {
             match step {
+                Step::Change(..) if server.fresh => {}
                 Step::Change(object, made) => {
                     server.version += 1;
                     server.history.push((server.version, object, made));
                 }
                 // The content is a sum of the history, which is kept for that.
                 Step::Compact => server.oldest = server.version,
-                Step::Restore(by) => {
+                Step::Restore(by, at_once) => {
                     server.version -= by;
                     server.oldest = server.oldest.min(server.version);
                     let version = server.version;
                     server.history.retain(|(at, _, _)| *at <= version);
-                    server.restarting = true;
+                    server.fresh = at_once;
+                    server.restarting = !at_once;
+                    // It broke the connections in any case.
+                    if matches!(ours.machine.ask(), Ask::Watch { .. }) {
+                        ours.machine.ended(&End::Cut, false);
+                    }
                 }
                 Step::Request(trouble) => ours.request(&mut server, trouble),
             }
