@@ -51,6 +51,22 @@ async fn an_exec_plugin_gives_the_token() {
 }
 
 #[tokio::test]
+async fn a_client_certificate_lets_in() {
+    let server = ApiServer::start("nobody has it").await;
+    server.apply("services", service("cart", "10.0.0.7"));
+    let files = tempfile::tempdir().unwrap();
+    let (certificate, key) = server.client_certificate();
+    let (certificate_file, key_file) = (files.path().join("crt"), files.path().join("key"));
+    fs::write(&certificate_file, certificate).unwrap();
+    fs::write(&key_file, key).unwrap();
+    let user = json!({"client-certificate": certificate_file, "client-key": key_file});
+    let (directory, path) = kubeconfig(&server, &server.url(), &user);
+    let mut followed = Followed::of(directory, path, None, impatient()).await;
+    followed.until_complete().await;
+    assert_eq!(followed.servers(), ["TCP 10.0.0.7:80 > "]);
+}
+
+#[tokio::test]
 async fn another_address_of_the_server_replaces_the_configured_one() {
     let server = ApiServer::start("secret").await;
     server.apply("services", service("cart", "10.0.0.7"));

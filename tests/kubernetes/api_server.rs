@@ -23,7 +23,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::{TlsAcceptor, rustls};
 
 type Body = BoxBody<Bytes, io::Error>;
 
@@ -117,6 +119,8 @@ pub(crate) struct ApiServer {
     address: SocketAddr,
     acceptor: TlsAcceptor,
     certificate: String,
+    /// A client certificate and its key, in PEM.
+    client: (String, String),
     tasks: JoinSet<()>,
 }
 
@@ -125,11 +129,19 @@ impl ApiServer {
     pub(crate) async fn start(token: &str) -> Self {
         let issued = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
         let key = issued.signing_key.serialize_der().try_into().unwrap();
-        let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-        let config = tokio_rustls::rustls::ServerConfig::builder_with_provider(provider)
+        let (authority, client) = client_certificate();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(authority).unwrap();
+        let roots = Arc::new(roots);
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
+            .allow_unauthenticated()
+            .build()
+            .unwrap();
+        let config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
-            .with_no_client_auth()
+            .with_client_cert_verifier(verifier)
             .with_single_cert(vec![issued.cert.der().clone()], key)
             .unwrap();
         let state = State {
@@ -143,6 +155,7 @@ impl ApiServer {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             acceptor: TlsAcceptor::from(Arc::new(config)),
             certificate: issued.cert.pem(),
+            client,
             tasks: JoinSet::new(),
         };
         server.come_back().await;
@@ -157,6 +170,11 @@ impl ApiServer {
     /// Its certificate in PEM.
     pub(crate) fn certificate(&self) -> &str {
         &self.certificate
+    }
+
+    /// A client certificate that it lets in, and its key, in PEM.
+    pub(crate) fn client_certificate(&self) -> &(String, String) {
+        &self.client
     }
 
     /// Breaks all connections and takes no new ones.
@@ -181,8 +199,9 @@ impl ApiServer {
                     let Ok(stream) = acceptor.accept(stream).await else {
                         return;
                     };
+                    let known = stream.get_ref().1.peer_certificates().is_some();
                     let service = service_fn(|request| {
-                        let answer = answer(&state, &seen, &request);
+                        let answer = answer(&state, &seen, &request, known);
                         async { Ok::<_, Infallible>(answer) }
                     });
                     let connection = hyper::server::conn::http1::Builder::new()
@@ -403,10 +422,28 @@ impl Resource {
     }
 }
 
+/// An authority for clients, and a certificate from it with its key in PEM.
+fn client_certificate() -> (CertificateDer<'static>, (String, String)) {
+    let mut authority = rcgen::CertificateParams::default();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = authority.self_signed(&key).unwrap();
+    let issuer = rcgen::Issuer::new(authority, key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut client = rcgen::CertificateParams::default();
+    client.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    let client = client.signed_by(&key, &issuer).unwrap();
+    (
+        certificate.der().clone(),
+        (client.pem(), key.serialize_pem()),
+    )
+}
+
 fn answer(
     state: &Mutex<State>,
     count: &watch::Sender<usize>,
     request: &Request<Incoming>,
+    known: bool,
 ) -> Response<Body> {
     let mut state = state.lock().unwrap();
     let path = request.uri().path();
@@ -421,7 +458,7 @@ fn answer(
     });
     count.send_modify(|count| *count += 1);
     let token = format!("Bearer {}", state.token);
-    if header(AUTHORIZATION) != Some(token.as_str()) {
+    if !known && header(AUTHORIZATION) != Some(token.as_str()) {
         return status(401, None);
     }
     let version = state.version;
