@@ -18,7 +18,6 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use sd_notify::NotifyState;
-use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
@@ -26,17 +25,19 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::admin::health::{self, Family, Health};
-use crate::admin::readiness::Readiness;
-use crate::admin::socket::{AdminSocket, BindError};
+use crate::admin::readiness::{Blocker, Readiness};
+use crate::admin::socket::AdminSocket;
 use crate::config::{Config, MasqueradeSource, PodTraffic, Source};
-use crate::dataplane::{Dataplane, DataplaneConfig, Masquerade, StartError, TcpTimeouts};
+use crate::dataplane::{Dataplane, DataplaneConfig, Masquerade, TcpTimeouts};
 use crate::ipvs::Table;
+use crate::node_port::{AddressWatch, NodePortConfig, NodePorts};
 use crate::service::index::Index;
-use crate::source::kubernetes::{AccessError, ServiceCidrs};
+use crate::source::kubernetes::ServiceCidrs;
 use crate::source::{Batch, manifests};
-use crate::tun::{DEFAULT_MTU, Link, LinkConfig, Offloads, TunError, open_queues};
+use crate::tun::{DEFAULT_MTU, Link, LinkConfig, Offloads, open_queues};
 use cluster::Following;
 use control::Control;
+use exposure::Exposure;
 use programming::ProgrammingLatency;
 use routes::Wanted;
 use signals::Signals;
@@ -44,6 +45,8 @@ use view::ProxyView;
 
 mod cluster;
 mod control;
+mod error;
+mod exposure;
 mod limits;
 pub mod logging;
 mod pods;
@@ -51,6 +54,8 @@ pub mod programming;
 mod routes;
 pub mod signals;
 mod view;
+
+pub use error::AppError;
 
 /// Batches between source and control loop. While it is full the source waits,
 /// and what changes meanwhile comes with its next batch: nothing is dropped.
@@ -63,6 +68,7 @@ pub struct App {
     config: Config,
     table: Arc<Table>,
     dataplane: Arc<Dataplane>,
+    node_ports: Arc<NodePorts>,
     readiness: Readiness,
     latency: Arc<ProgrammingLatency>,
     tasks: JoinSet<Ended>,
@@ -79,91 +85,6 @@ pub struct Bound {
     pub admin_socket: PathBuf,
     /// Name of the TUN device.
     pub tun: String,
-}
-
-/// Why the proxy did not start.
-#[derive(Debug, Error)]
-pub enum AppError {
-    /// There is no way to the cluster.
-    #[error(transparent)]
-    Access(#[from] AccessError),
-    /// The health server's address is not to be had.
-    #[error("--healthz-bind-address {address}: cannot listen")]
-    Healthz {
-        /// The address.
-        address: SocketAddr,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// The admin socket is not to be had.
-    #[error(transparent)]
-    AdminSocket(#[from] BindError),
-    /// The node lacks something that the TUN needs.
-    #[error(transparent)]
-    Tun(#[from] TunError),
-    /// The workers did not start.
-    #[error("cannot start the data plane")]
-    Dataplane(#[from] StartError),
-    /// A worker cannot go on, as when somebody has deleted the device.
-    #[error("the data plane has failed: {reason}")]
-    Worker {
-        /// What the worker says.
-        reason: String,
-    },
-    /// Signals cannot be handled.
-    #[error("cannot handle signals")]
-    Signals(#[source] io::Error),
-    /// A part that should run for ever has ended.
-    #[error("{part} has ended by itself")]
-    Ended {
-        /// Which.
-        part: &'static str,
-        /// How, if it said so.
-        source: Option<io::Error>,
-    },
-    /// A part has panicked.
-    #[error("a part of the proxy has failed")]
-    Panicked(#[from] JoinError),
-}
-
-impl AppError {
-    /// Whether it is the node that lacks something, rather than the proxy that
-    /// failed.
-    pub fn node_lacks(&self) -> bool {
-        matches!(self, Self::Tun(_))
-    }
-
-    /// Whether the configuration is wrong.
-    pub fn misconfigured(&self) -> bool {
-        matches!(
-            self,
-            Self::Access(
-                AccessError::Kubeconfig { .. }
-                    | AccessError::InCluster { .. }
-                    | AccessError::Client { .. }
-            )
-        )
-    }
-
-    /// What mends it, where that is known.
-    pub fn mend(&self) -> Option<String> {
-        match self {
-            Self::Healthz { source, .. } => healthz_mend(source).map(str::to_owned),
-            Self::AdminSocket(_) => Some("choose another path with --admin-socket PATH".to_owned()),
-            Self::Tun(error) => error.mend(),
-            Self::Access(AccessError::InCluster { .. }) => Some(
-                "run it in a pod with a service account, or give --kubeconfig FILE or \
-                 --manifests PATH"
-                    .to_owned(),
-            ),
-            Self::Access(_) => None,
-            Self::Dataplane(_)
-            | Self::Worker { .. }
-            | Self::Signals(_)
-            | Self::Ended { .. }
-            | Self::Panicked(_) => None,
-        }
-    }
 }
 
 /// A task that has ended, and how.
@@ -197,6 +118,8 @@ impl App {
         let dataplane =
             Dataplane::start(dataplane_config(&config), Arc::clone(&table), queues.queues)?;
         let dataplane = Arc::new(dataplane);
+        let node_ports = NodePorts::start(node_port_config(&config), &dataplane)?;
+        let node_ports = Arc::new(node_ports);
 
         let bound = Bound {
             healthz: healthz
@@ -223,17 +146,24 @@ impl App {
         let view = ProxyView {
             table: Arc::clone(&table),
             dataplane: Arc::downgrade(&dataplane),
+            node_ports: Arc::downgrade(&node_ports),
         };
         let serving = admin_socket.serve(Arc::new(view));
         tasks.spawn(async { ("the admin server", serving.await.err()) });
 
         let (sender, batches) = mpsc::channel(BATCHES);
-        let index = Index::new(config.node_name.as_str());
-        let mut control = Control::new(index, Arc::clone(&table), health, unsynced);
-        let routes = config.service_cidrs.is_empty().then(Wanted::default);
-        if let Some(wanted) = &routes {
-            control = control.with_routes(wanted.clone());
-        }
+        let index =
+            Index::new(config.node_name.as_str()).with_ipvs_compat(config.flows.ipvs_compat);
+        let fixed = !config.service_cidrs.is_empty();
+        let wanted = if fixed {
+            Wanted::beside(config.service_cidrs.clone())
+        } else {
+            Wanted::default()
+        };
+        let exposure = Exposure::new(Arc::clone(&node_ports), wanted.clone(), health.clone());
+        let exposure = Arc::new(exposure);
+        let control = Control::new(index, Arc::clone(&table), health, unsynced)
+            .with_exposure(Arc::clone(&exposure));
         // Without a cluster nobody knows of service ranges.
         let (cidrs, ranges) = watch::channel(ServiceCidrs::Unknown);
         let mut server = Vec::new();
@@ -245,7 +175,7 @@ impl App {
                     connection,
                     node_name: config.node_name.clone(),
                     batches: sender,
-                    service_cidrs: routes.is_some().then_some(cidrs),
+                    service_cidrs: (!fixed).then_some(cidrs),
                     dataplane: (config.flows.pod_traffic == PodTraffic::Auto)
                         .then(|| Arc::clone(&dataplane)),
                 }
@@ -261,17 +191,27 @@ impl App {
             // A cluster has a connection; without one nothing is started.
             (Source::Cluster { .. }, None) => {}
         }
-        if let Some(wanted) = routes {
-            let unrouted = readiness.block("waiting for the routes of services");
-            let link = Arc::clone(&link);
-            let keeping = routes::keep(link, wanted, ranges, unrouted, routes::RETRY, server);
-            tasks.spawn(async {
-                keeping.await;
-                ("the keeper of routes", None)
-            });
-        }
+        let unrouted = readiness.block("waiting for the routes of services");
+        let tun = Arc::clone(&link);
+        let keeping = routes::keep(tun, wanted, ranges, unrouted, routes::RETRY, server);
+        tasks.spawn(async {
+            keeping.await;
+            ("the keeper of routes", None)
+        });
+        let watch = AddressWatch::start();
+        tasks.spawn(async move {
+            exposure.follow(watch).await;
+            ("the watch on addresses", None)
+        });
         let latency = control.latency();
-        let programming = program(control, batches, Arc::clone(&dataplane));
+        let unopened = readiness.block("waiting for node ports");
+        let programming = program(
+            control,
+            batches,
+            Arc::clone(&dataplane),
+            Arc::clone(&node_ports),
+            unopened,
+        );
         tasks.spawn(async {
             programming.await;
             ("the control loop", None)
@@ -282,6 +222,7 @@ impl App {
             config,
             table,
             dataplane,
+            node_ports,
             readiness,
             latency,
             tasks,
@@ -322,6 +263,7 @@ impl App {
             signal = signals.stop() => Ok(signal),
             ended = self.tasks.join_next() => Err(why_ended(ended)),
             reason = self.dataplane.failed() => Err(AppError::Worker { reason }),
+            reason = self.node_ports.failed() => Err(AppError::Worker { reason }),
             never = announced => match never {},
         };
         notify(NotifyState::Stopping);
@@ -334,9 +276,9 @@ impl App {
             Err(error) => Err(error),
         };
         self.tasks.shutdown().await;
-        // The last handle joins the workers' threads.
-        let dataplane = self.dataplane;
-        spawn_blocking(move || drop(dataplane)).await?;
+        // The last handles join the workers' threads.
+        let threads = (self.node_ports, self.dataplane);
+        spawn_blocking(move || drop(threads)).await?;
         info!("stopped");
         result
     }
@@ -345,6 +287,8 @@ impl App {
     /// or until the next signal.
     async fn drain(&mut self, signals: &mut Signals) -> Result<(), AppError> {
         self.table.set_draining(true);
+        // A load balancer is told at once, by the kernel's refusal.
+        self.node_ports.set_open(false);
         let drained = timeout(self.config.drain_timeout, self.dataplane.drained());
         tokio::select! {
             drained = drained => {
@@ -383,25 +327,19 @@ async fn program(
     mut control: Control,
     mut batches: mpsc::Receiver<Batch>,
     dataplane: Arc<Dataplane>,
+    node_ports: Arc<NodePorts>,
+    unopened: Blocker,
 ) {
+    let mut unopened = Some(unopened);
     while let Some(batch) = batches.recv().await {
+        let complete = batch.initial_complete;
         if control.program(batch) {
             dataplane.table_changed();
         }
-    }
-}
-
-fn healthz_mend(error: &io::Error) -> Option<&'static str> {
-    let kind = error.kind();
-    if kind == io::ErrorKind::AddrInUse {
-        Some(
-            "another process, kube-proxy perhaps, has the port: choose another with \
-             --healthz-bind-address ADDRESS:PORT, or none with --healthz-bind-address ''",
-        )
-    } else if kind == io::ErrorKind::AddrNotAvailable {
-        Some("give an address that this node has, or 0.0.0.0")
-    } else {
-        None
+        if complete && let Some(unopened) = unopened.take() {
+            node_ports.settled().await;
+            drop(unopened);
+        }
     }
 }
 
@@ -457,6 +395,14 @@ fn dataplane_config(config: &Config) -> DataplaneConfig {
         },
         udp_timeout: flows.udp_timeout,
         mtu: DEFAULT_MTU as usize,
+    }
+}
+
+fn node_port_config(config: &Config) -> NodePortConfig {
+    NodePortConfig {
+        addresses: config.node_port_addresses.clone(),
+        except: LinkConfig::addresses_or_default(&config.tun.addresses),
+        workers: config.tun.workers,
     }
 }
 

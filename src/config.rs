@@ -16,6 +16,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use thiserror::Error;
 
 use crate::ipvs::SchedulerKind;
+use crate::node_port::NodePortAddress;
 
 mod args;
 pub mod duration;
@@ -56,6 +57,8 @@ pub struct Config {
     pub tun: TunConfig,
     /// How flows are carried.
     pub flows: FlowConfig,
+    /// Which of the node's addresses node ports are opened on; empty for all.
+    pub node_port_addresses: Vec<NodePortAddress>,
     /// Where health is told; `None` is nowhere.
     pub healthz_bind_address: Option<SocketAddr>,
     /// Path of the admin socket.
@@ -96,6 +99,8 @@ pub struct TunConfig {
 pub struct FlowConfig {
     /// Who chooses among real servers.
     pub scheduler: SchedulerKind,
+    /// Whether policies Local are followed as in kube-proxy's IPVS mode.
+    pub ipvs_compat: bool,
     /// Source address towards real servers.
     pub masquerade_source: MasqueradeSource,
     /// Whether pods are served.
@@ -182,6 +187,7 @@ impl TryFrom<RunArgs> for Config {
             },
             flows: FlowConfig {
                 scheduler: args.ipvs_scheduler,
+                ipvs_compat: args.ipvs_compat,
                 masquerade_source: args.masquerade_source,
                 pod_traffic: args.pod_traffic,
                 tcp_timeout: non_zero(args.ipvs_tcp_timeout),
@@ -193,6 +199,7 @@ impl TryFrom<RunArgs> for Config {
                 max_flows: max_flows(args.max_flows),
                 max_memory: args.max_memory,
             },
+            node_port_addresses: args.nodeport_addresses,
             healthz_bind_address: args.healthz_bind_address.0,
             admin_socket: admin_socket(args.admin_socket)?,
             drain_timeout: args.drain_timeout,

@@ -12,8 +12,10 @@ mod clock;
 mod device;
 mod endpoint;
 mod rings;
+mod stack;
 
 pub use clock::{Clock, SPEED};
 pub use device::{Outgoing, Transmit};
-pub use endpoint::{Fault, Ingest, Sent, Stack, StackConfig, TcpEndpoint, TcpState};
+pub use endpoint::{Sent, TcpEndpoint, TcpState};
 pub use rings::{RingPool, RingSize};
+pub use stack::{Fault, Ingest, Stack, StackConfig};

@@ -6,8 +6,8 @@ use std::time::{Instant, SystemTime};
 use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
+use super::exposure::Exposure;
 use super::programming::ProgrammingLatency;
-use super::routes::Wanted;
 use crate::admin::health::Health;
 use crate::admin::readiness::Blocker;
 use crate::ipvs::Table;
@@ -23,8 +23,8 @@ pub(super) struct Control {
     table: Arc<Table>,
     health: Health,
     latency: Arc<ProgrammingLatency>,
-    /// Told of virtual servers, where these decide about routes.
-    routes: Option<Wanted>,
+    /// Told of changes once the table has them.
+    exposure: Option<Arc<Exposure>>,
     /// Held until the first full state is programmed.
     unsynced: Option<Blocker>,
 }
@@ -38,14 +38,14 @@ impl Control {
             table,
             health,
             latency: Arc::default(),
-            routes: None,
+            exposure: None,
             unsynced: Some(unsynced),
         }
     }
 
-    /// Tells `routes` of virtual servers from now on.
-    pub(super) fn with_routes(mut self, routes: Wanted) -> Self {
-        self.routes = Some(routes);
+    /// Tells `exposure` of changes from now on.
+    pub(super) fn with_exposure(mut self, exposure: Arc<Exposure>) -> Self {
+        self.exposure = Some(exposure);
         self
     }
 
@@ -68,14 +68,16 @@ impl Control {
             self.table.apply(change);
         }
         outcome.warnings.iter().for_each(warn_of);
-        if let Some(routes) = &self.routes {
-            routes.programmed(&outcome.changes, complete);
+        if complete {
+            self.table.set_synced();
+        }
+        if let Some(exposure) = &self.exposure {
+            exposure.programmed(&outcome.changes, complete);
         }
         for trigger in triggers {
             self.measure(trigger);
         }
         if complete && let Some(unsynced) = self.unsynced.take() {
-            self.table.set_synced();
             info!(
                 services = self.index.services().len(),
                 virtual_servers = self.table.snapshot().len(),

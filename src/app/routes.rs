@@ -1,5 +1,7 @@
 //! The routes into the TUN where nobody has fixed them: those that the cluster's
-//! service ranges and the virtual IPs call for.
+//! service ranges and the virtual IPs call for. Where service ranges are fixed, only
+//! external and load balancer IPs outside of them have routes here. An address of the
+//! node has none: listeners serve it ([`crate::node_port`]).
 //!
 //! Where the service ranges are known each is a route, and a virtual IP outside
 //! of them has one of its own; where they are not known, every virtual IP has. A
@@ -22,7 +24,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
 use crate::admin::readiness::Blocker;
-use crate::service::{Change, VirtualAddress};
+use crate::service::{Change, Exposure, VirtualAddress, VirtualServerSpec};
 use crate::source::kubernetes::ServiceCidrs;
 use crate::tun::{Link, TunError};
 
@@ -70,12 +72,35 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
+    /// Routes that the operator has fixed: cluster IPs get no others.
+    fixed: Option<Vec<IpNet>>,
+    /// Addresses of the node, which no route can lead away from it.
+    own: BTreeSet<IpAddr>,
     addresses: BTreeSet<VirtualAddress>,
     /// The first full state is in here.
     complete: bool,
 }
 
 impl Wanted {
+    /// Where these routes are fixed: only external and load balancer IPs outside of
+    /// them have routes of their own.
+    pub(super) fn beside(fixed: Vec<IpNet>) -> Self {
+        let wanted = Self::default();
+        wanted.lock().fixed = Some(fixed);
+        wanted
+    }
+
+    /// Takes the node's addresses: what comes to them is for listeners.
+    pub(super) fn set_own(&self, own: BTreeSet<IpAddr>) {
+        let mut state = self.lock();
+        let changed = state.own != own;
+        state.own = own;
+        drop(state);
+        if changed {
+            self.0.changed.notify_one();
+        }
+    }
+
     /// Takes changes of virtual servers, and whether the first full state is in.
     pub(super) fn programmed(&self, changes: &[Change], complete: bool) {
         let mut state = self.lock();
@@ -83,8 +108,13 @@ impl Wanted {
         state.complete |= complete;
         for change in changes {
             changed |= match change {
-                Change::Upsert(spec) => state.addresses.insert(spec.address),
-                Change::Remove(address) => state.addresses.remove(address),
+                Change::Upsert(spec) if state.may_route(spec.exposure) => {
+                    state.addresses.insert(spec.address)
+                }
+                Change::Upsert(VirtualServerSpec { address, .. }) | Change::Remove(address) => {
+                    state.addresses.remove(address)
+                }
+                Change::HealthCheck(_) | Change::RemoveHealthCheck(_) | Change::Node(_) => false,
             };
         }
         drop(state);
@@ -107,6 +137,7 @@ impl Wanted {
             }
         };
         let mut target: BTreeSet<IpNet> = covering.iter().copied().collect();
+        let covering = state.fixed.as_ref().unwrap_or(&covering);
         let mut last = None;
         for VirtualAddress { ip, .. } in &state.addresses {
             // Sorted by IP first.
@@ -114,7 +145,7 @@ impl Wanted {
                 continue;
             }
             let host = IpNet::from(*ip);
-            if !refused.contains(&host) {
+            if !state.own.contains(ip) && !refused.contains(&host) {
                 target.insert(host);
             }
         }
@@ -124,6 +155,18 @@ impl Wanted {
     fn lock(&self) -> MutexGuard<'_, State> {
         let state = self.0.state.lock();
         state.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Whether virtual servers of that kind have routes, if anything does not cover
+    /// them.
+    fn may_route(&self, exposure: Exposure) -> bool {
+        match exposure {
+            Exposure::ClusterIp => self.fixed.is_none(),
+            Exposure::LoadBalancerIp | Exposure::ExternalIp => true,
+            Exposure::NodePort => false,
+        }
     }
 }
 

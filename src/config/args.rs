@@ -14,9 +14,10 @@ use ipnet::IpNet;
 use super::values::{
     InterfaceName, ListenAddress, LogFormat, MasqueradeSource, PodTraffic, duration_or_zero,
     healthz_bind_address, interface_name, masquerade_source, master, memory, node_name,
-    positive_duration, scheduler, service_cidr, tun_address,
+    node_port_address, positive_duration, scheduler, service_cidr, tun_address,
 };
 use crate::ipvs::SchedulerKind;
+use crate::node_port::NodePortAddress;
 use crate::tun::MAX_QUEUES;
 
 /// Where a running proxy is asked, unless told otherwise.
@@ -117,9 +118,20 @@ pub struct RunArgs {
 
     /// Who chooses among the real servers of a service: rr, wrr, lc, wlc, sed, nq, sh, dh or mh
     ///
-    /// Each as the kernel's of that name. It holds for all services.
+    /// Each as the kernel's of that name. It holds for all services but those
+    /// with another one in the annotation kube-tun-proxy.io/scheduler.
     #[arg(long, value_name = "NAME", default_value = "rr", value_parser = scheduler, help_heading = "Flows")]
     pub(super) ipvs_scheduler: SchedulerKind,
+
+    /// Follow traffic policies Local as kube-proxy's IPVS mode does
+    ///
+    /// Without it, as its iptables and nftables modes do: clients from outside
+    /// get local endpoints, the node and its pods all, and without a local
+    /// endpoint connections are dropped. With it everybody gets local endpoints;
+    /// without one, all endpoints if the service has a node port, load balancer
+    /// IP or external IP, else connections are refused.
+    #[arg(long, help_heading = "Flows")]
+    pub(super) ipvs_compat: bool,
 
     /// Longest time a TCP connection may be idle; 0 is for ever
     ///
@@ -189,6 +201,16 @@ pub struct RunArgs {
     /// some more than this, for code, tables and idle flows.
     #[arg(long, value_name = "SIZE", default_value = "1Gi", value_parser = memory, help_heading = "Flows")]
     pub(super) max_memory: usize,
+
+    /// Which of the node's addresses node ports are opened on: networks, primary, localhost
+    ///
+    /// A network: the node's addresses within it; primary: the node's own address
+    /// of each family; localhost: 127.0.0.1 and ::1. Several are joined by commas.
+    /// A family of which no network is named is not restricted, unless a keyword
+    /// is given. Default: all addresses of the node, loopback among them. A port
+    /// that another process has is reported, and opened once it is free.
+    #[arg(long, value_name = "CIDR|primary|localhost", value_delimiter = ',', value_parser = node_port_address, help_heading = "Flows")]
+    pub(super) nodeport_addresses: Vec<NodePortAddress>,
 
     /// Address of /healthz, /livez and /readyz
     ///

@@ -111,6 +111,25 @@ fn one_source_which_must_be_there() {
 }
 
 #[test]
+fn node_port_addresses() {
+    assert!(ok(&[]).node_port_addresses.is_empty());
+    let several = [
+        "--nodeport-addresses",
+        "192.168.0.0/24,primary,localhost,fd00::/8",
+    ];
+    let told: Vec<_> = ok(&several)
+        .node_port_addresses
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(told, ["192.168.0.0/24", "primary", "localhost", "fd00::/8"]);
+    refused(
+        &["--nodeport-addresses", "primary,192.168.0.1"],
+        &["--nodeport-addresses", "'192.168.0.1'", "nor primary"],
+    );
+}
+
+#[test]
 fn service_cidrs() {
     let none = read(&["run", "--manifests", "/"]).unwrap();
     assert!(none.service_cidrs.is_empty());
@@ -218,6 +237,12 @@ fn masquerade_sources() {
             &["--masquerade-source", value, reason],
         );
     }
+}
+
+#[test]
+fn policies_as_in_ipvs_mode_are_asked_for() {
+    assert!(!ok(&[]).flows.ipvs_compat);
+    assert!(ok(&["--ipvs-compat"]).flows.ipvs_compat);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 
 use super::{duration, size};
 use crate::ipvs::{SchedulerKind, UnknownScheduler};
+use crate::node_port::NodePortAddress;
 
 /// Longest name of an interface: IFNAMSIZ (linux/if.h) less its final NUL.
 const IFNAME_MAX: usize = 15;
@@ -104,6 +105,17 @@ pub(super) fn service_cidr(text: &str) -> Result<IpNet, String> {
         return Err("is no range that services get addresses from".to_owned());
     }
     Ok(net)
+}
+
+/// Which of the node's addresses node ports are opened on: one item of the list.
+pub(super) fn node_port_address(text: &str) -> Result<NodePortAddress, String> {
+    match text {
+        "primary" => Ok(NodePortAddress::Primary),
+        "localhost" => Ok(NodePortAddress::Localhost),
+        network => network.parse().map(NodePortAddress::Cidr).map_err(|_| {
+            "is neither a network, such as 192.168.0.0/24, nor primary, nor localhost".to_owned()
+        }),
+    }
 }
 
 /// An address of the TUN device.

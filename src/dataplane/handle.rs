@@ -174,6 +174,12 @@ impl Dataplane {
         flows
     }
 
+    /// Table, settings and limits, for workers that carry flows from elsewhere than
+    /// the TUN: their flows count against the same limits, and drain with the rest.
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
     /// The counters of all workers.
     pub fn counters(&self) -> Counters {
         let mut counters = Counters::sum(self.shared.stats.iter().map(AsRef::as_ref));

@@ -1,206 +1,19 @@
-//! The client's side of one TCP connection, and the stack that moves it.
+//! The client's side of one TCP connection.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, Instant};
 
-use smoltcp::iface::{Config, Interface, PollResult};
 use smoltcp::socket::tcp;
-use smoltcp::wire::HardwareAddress;
 
-use super::clock::Clock;
-use super::device::{OnePacket, Outgoing, Transmit};
 use super::rings::{RingPool, RingSize, RingedSocket};
 
 pub use smoltcp::socket::tcp::State as TcpState;
 
-/// smoltcp panicked while it worked on one flow. The flow is lost, nothing else.
-#[derive(Debug, thiserror::Error)]
-#[error("the TCP stack panicked: {0}")]
-pub struct Fault(pub String);
-
-/// What became of a segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ingest {
-    /// The stack has seen it.
-    Taken,
-    /// It reached beyond the receive window right after the handshake and was
-    /// dropped: smoltcp 0.14 would panic on it.
-    WindowOverrun,
-}
-
-/// Settings of a [`Stack`].
-#[derive(Clone, Copy, Debug)]
-pub struct StackConfig {
-    /// MTU of the TUN in bytes: bounds the MSS that clients are told.
-    pub mtu: usize,
-    /// Seed of the initial sequence numbers; must differ between processes.
-    pub seed: u64,
-    /// After this much silence of the client it is probed, and again at this rate.
-    pub keep_alive: Duration,
-    /// A client that has not answered for this long is dead.
-    pub dead_after: Duration,
-}
-
-/// smoltcp's interface and clock: one per worker, shared by all its flows.
-pub struct Stack {
-    interface: Interface,
-    clock: Clock,
-    config: StackConfig,
-}
-
-impl std::fmt::Debug for Stack {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Stack")
-            .field("config", &self.config)
-            .finish_non_exhaustive()
-    }
-}
-
-/// A place for packets that must not exist: no packet is sent while a stack is made.
-struct Nowhere;
-
-impl Transmit for Nowhere {
-    fn transmit<R>(&mut self, len: usize, _: Outgoing, fill: impl FnOnce(&mut [u8]) -> R) -> R {
-        fill(&mut vec![0; len])
-    }
-}
-
-impl Stack {
-    /// A stack whose time begins at `now`.
-    pub fn new(config: StackConfig, now: Instant) -> Self {
-        let clock = Clock::new(now);
-        let mut settings = Config::new(HardwareAddress::Ip);
-        settings.random_seed = config.seed;
-        let mut nowhere = Nowhere;
-        let mut device = OnePacket::new(None, &mut nowhere, config.mtu);
-        let mut interface = Interface::new(settings, &mut device, clock.to_stack(now));
-        // Every address is ours: the data plane has looked the packet up already.
-        interface.set_any_ip(true);
-        Self {
-            interface,
-            clock,
-            config,
-        }
-    }
-
-    /// Answers a client's SYN, whose real server is connected by now, with a SYN-ACK.
-    ///
-    /// `syn` is the packet as it came, addressed to `port`; `endpoint` is fresh
-    /// from its pool.
-    ///
-    /// # Errors
-    /// When smoltcp panics.
-    pub fn accept(
-        &mut self,
-        endpoint: &mut TcpEndpoint,
-        syn: &[u8],
-        port: u16,
-        initial_sequence: u32,
-        now: Instant,
-        out: &mut impl Transmit,
-    ) -> Result<(), Fault> {
-        endpoint.initial_sequence = initial_sequence;
-        endpoint.highest = initial_sequence.wrapping_add(1);
-        let config = self.config;
-        guarded(|| {
-            let socket = endpoint.socket_mut();
-            // Segments of 64 KiB make an ACK due at once: a delay would stall the
-            // client, and Nagle would wait for the ACK of a full window.
-            socket.set_ack_delay(None);
-            socket.set_nagle_enabled(false);
-            socket.set_congestion_control(tcp::CongestionControl::Cubic);
-            socket.set_keep_alive(Some(Clock::span(config.keep_alive)));
-            socket.set_timeout(Some(Clock::span(config.dead_after)));
-            // Only an open socket or port 0 is refused; the pool gives neither.
-            socket.listen(port).is_ok()
-        })?;
-        self.poll_in(endpoint, syn, now, out)?;
-        self.egress(endpoint, now, out, 1).map(|_| ())
-    }
-
-    /// Feeds one segment of the client to its endpoint. `sequence_end` is the
-    /// sequence number behind its last byte of data.
-    ///
-    /// # Errors
-    /// When smoltcp panics.
-    #[inline]
-    pub fn ingest(
-        &mut self,
-        endpoint: &mut TcpEndpoint,
-        packet: &[u8],
-        sequence_end: u32,
-        now: Instant,
-        out: &mut impl Transmit,
-    ) -> Result<Ingest, Fault> {
-        if endpoint.overruns(sequence_end) {
-            return Ok(Ingest::WindowOverrun);
-        }
-        endpoint.note(sequence_end);
-        self.poll_in(endpoint, packet, now, out)?;
-        Ok(Ingest::Taken)
-    }
-
-    /// Sends what is due, at most `budget` packets. True if more may be due.
-    ///
-    /// # Errors
-    /// When smoltcp panics.
-    #[inline]
-    pub fn egress(
-        &mut self,
-        endpoint: &mut TcpEndpoint,
-        now: Instant,
-        out: &mut impl Transmit,
-        budget: usize,
-    ) -> Result<bool, Fault> {
-        let at = self.clock.to_stack(now);
-        guarded(|| {
-            let mut observed = Observed { out, last: None };
-            let mut device = OnePacket::new(None, &mut observed, self.config.mtu);
-            let mut more = true;
-            for _ in 0..budget {
-                let sent = self
-                    .interface
-                    .poll_egress(at, &mut device, endpoint.socket.sockets());
-                if sent == PollResult::None {
-                    more = false;
-                    break;
-                }
-            }
-            endpoint.observe(observed.last);
-            more
-        })
-    }
-
-    /// When this endpoint wants to be polled again without any packet.
-    pub fn poll_at(&mut self, endpoint: &TcpEndpoint, now: Instant) -> Option<Instant> {
-        let at = self.clock.to_stack(now);
-        self.interface
-            .poll_at(at, endpoint.socket.set())
-            .map(|at| self.clock.from_stack(at))
-    }
-
-    fn poll_in(
-        &mut self,
-        endpoint: &mut TcpEndpoint,
-        packet: &[u8],
-        now: Instant,
-        out: &mut impl Transmit,
-    ) -> Result<(), Fault> {
-        let at = self.clock.to_stack(now);
-        guarded(|| {
-            let mut observed = Observed { out, last: None };
-            let mut device = OnePacket::new(Some(packet), &mut observed, self.config.mtu);
-            self.interface
-                .poll_ingress_single(at, &mut device, endpoint.socket.sockets());
-            endpoint.observe(observed.last);
-        })
-    }
-}
-
 /// One TCP connection's client side: a socket in a set of its own.
 pub struct TcpEndpoint {
-    socket: RingedSocket,
+    pub(super) socket: RingedSocket,
+    /// Which of the stack's interfaces.
+    pub(super) shape: usize,
+    burst: usize,
     rings: RingSize,
     /// The client's initial sequence number.
     initial_sequence: u32,
@@ -237,13 +50,19 @@ impl std::fmt::Debug for TcpEndpoint {
 }
 
 impl TcpEndpoint {
-    /// A closed endpoint with rings of this size.
-    ///
-    /// # Errors
-    /// ENOMEM when there is no room for rings.
-    pub fn new(pool: &RingPool, rings: RingSize) -> io::Result<Self> {
+    /// `burst`: payload of a full super-packet. The send ring is a multiple of it, so
+    /// that none is cut where the ring wraps.
+    pub(super) fn new(
+        pool: &RingPool,
+        rings: RingSize,
+        shape: usize,
+        burst: usize,
+    ) -> io::Result<Self> {
+        let send = (rings.send / burst).max(1) * burst;
         Ok(Self {
-            socket: RingedSocket::new(pool, rings)?,
+            socket: RingedSocket::new(pool, rings, send.min(rings.send))?,
+            shape,
+            burst,
             rings,
             initial_sequence: 0,
             drained: 0,
@@ -253,6 +72,18 @@ impl TcpEndpoint {
             window_told: false,
             last_sent: None,
         })
+    }
+
+    /// Payload of a full super-packet to this client in bytes.
+    #[inline]
+    pub fn burst(&self) -> usize {
+        self.burst
+    }
+
+    /// The connection begins with the client's SYN of this sequence number.
+    pub(super) fn begin(&mut self, initial_sequence: u32) {
+        self.initial_sequence = initial_sequence;
+        self.highest = initial_sequence.wrapping_add(1);
     }
 
     /// Size of the two rings.
@@ -382,7 +213,7 @@ impl TcpEndpoint {
     /// asserts that nothing exceeds the ring. Until the true window is told, a
     /// segment that reaches past the ring must not get in.
     #[inline]
-    fn overruns(&self, sequence_end: u32) -> bool {
+    pub(super) fn overruns(&self, sequence_end: u32) -> bool {
         !self.window_told && is_after(sequence_end, self.right_edge())
     }
 
@@ -396,7 +227,7 @@ impl TcpEndpoint {
     }
 
     #[inline]
-    fn note(&mut self, sequence_end: u32) {
+    pub(super) fn note(&mut self, sequence_end: u32) {
         if is_after(sequence_end, self.highest) && !is_after(sequence_end, self.right_edge()) {
             self.highest = sequence_end;
         }
@@ -411,7 +242,7 @@ impl TcpEndpoint {
     }
 
     #[inline]
-    fn observe(&mut self, last: Option<Sent>) {
+    pub(super) fn observe(&mut self, last: Option<Sent>) {
         if last.is_some() {
             self.last_sent = last;
             self.window_told |= !matches!(self.state(), TcpState::Listen | TcpState::SynReceived);
@@ -424,26 +255,8 @@ impl TcpEndpoint {
     }
 
     #[inline]
-    fn socket_mut(&mut self) -> &mut tcp::Socket<'static> {
+    pub(super) fn socket_mut(&mut self) -> &mut tcp::Socket<'static> {
         self.socket.socket_mut()
-    }
-}
-
-/// Looks at the sequence numbers of what passes.
-struct Observed<'a, T: Transmit> {
-    out: &'a mut T,
-    last: Option<Sent>,
-}
-
-impl<T: Transmit> Transmit for Observed<'_, T> {
-    #[inline]
-    fn transmit<R>(&mut self, len: usize, how: Outgoing, fill: impl FnOnce(&mut [u8]) -> R) -> R {
-        let last = &mut self.last;
-        self.out.transmit(len, how, |packet| {
-            let result = fill(packet);
-            *last = sequence_numbers(packet);
-            result
-        })
     }
 }
 
@@ -451,32 +264,4 @@ impl<T: Transmit> Transmit for Observed<'_, T> {
 #[inline]
 fn is_after(one: u32, other: u32) -> bool {
     (other.wrapping_sub(one) as i32) < 0
-}
-
-fn sequence_numbers(packet: &[u8]) -> Option<Sent> {
-    // smoltcp writes neither IPv4 options nor IPv6 extension headers before TCP.
-    let tcp = match packet.first()? >> 4 {
-        4 => packet.get(20..)?,
-        _ => packet.get(40..)?,
-    };
-    let number = |at: usize| {
-        let bytes = tcp.get(at..at + 4)?;
-        Some(u32::from_be_bytes(bytes.try_into().ok()?))
-    };
-    Some(Sent {
-        sequence: number(4)?,
-        acknowledgement: number(8)?,
-    })
-}
-
-/// Runs smoltcp code; a panic in it becomes the fault of one flow.
-#[inline]
-fn guarded<R>(work: impl FnOnce() -> R) -> Result<R, Fault> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
-        let text = panic
-            .downcast_ref::<&str>()
-            .map(|text| (*text).to_owned())
-            .or_else(|| panic.downcast_ref::<String>().cloned());
-        Fault(text.unwrap_or_else(|| "no message".to_owned()))
-    })
 }

@@ -118,6 +118,13 @@ impl RingPool {
         })
     }
 
+    /// Gives the memory of all free rings back.
+    pub fn trim(&self) {
+        let mut shelves = self.shelves.borrow_mut();
+        shelves.free.iter_mut().for_each(Region::discard);
+        shelves.touched = shelves.free.iter().map(|region| region.touched).sum();
+    }
+
     /// Bytes of memory that free rings hold.
     pub fn touched(&self) -> usize {
         self.shelves.borrow().touched
@@ -186,7 +193,8 @@ pub(super) struct RingedSocket {
 }
 
 impl RingedSocket {
-    pub(super) fn new(pool: &RingPool, size: RingSize) -> io::Result<Self> {
+    /// `send_len` of the send ring's bytes are used.
+    pub(super) fn new(pool: &RingPool, size: RingSize, send_len: usize) -> io::Result<Self> {
         let mut receive = pool.take(size.receive)?;
         let mut send = pool.take(size.send)?;
         // SAFETY: the only slices of these rings; the set that has them is dropped
@@ -195,7 +203,7 @@ impl RingedSocket {
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(tcp::Socket::new(
             tcp::SocketBuffer::new(slices.0),
-            tcp::SocketBuffer::new(slices.1),
+            tcp::SocketBuffer::new(&mut slices.1[..send_len]),
         ));
         Ok(Self {
             sockets,
@@ -319,5 +327,7 @@ mod tests {
         }
         drop(rings);
         assert_eq!(pool.touched(), 256 << 10);
+        pool.trim();
+        assert_eq!(pool.touched(), 0);
     }
 }

@@ -81,11 +81,12 @@ fn apply(object: Object) -> Event {
 }
 
 fn verdict(table: &Table) -> Verdict {
-    table.verdict(VirtualAddress {
+    let address = VirtualAddress {
         ip: [10, 0, 0, 3].into(),
         port: 443,
         protocol: Protocol::Tcp,
-    })
+    };
+    table.verdict(address, [10, 1, 15, 7].into(), || false)
 }
 
 #[test]

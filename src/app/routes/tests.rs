@@ -2,7 +2,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::admin::readiness::Readiness;
-use crate::service::{Protocol, ServicePortName, VirtualServerSpec, WhenEmpty};
+use crate::service::{Protocol, ServicePortName};
 
 /// Notes what is asked for, and refuses some of it.
 #[derive(Clone)]
@@ -39,12 +39,15 @@ struct Fixture {
 
 impl Fixture {
     fn start(cidrs: ServiceCidrs) -> Self {
+        Self::with(Wanted::default(), cidrs)
+    }
+
+    fn with(wanted: Wanted, cidrs: ServiceCidrs) -> Self {
         let (said, receiver) = mpsc::channel(1_000);
         let kernel = Kernel {
             said,
             refused: Arc::default(),
         };
-        let wanted = Wanted::default();
         let (cidrs, ranges) = watch::channel(cidrs);
         let readiness = Readiness::new();
         let blocker = readiness.block("routes");
@@ -96,19 +99,24 @@ fn address(ip: &str, port: u16) -> VirtualAddress {
     }
 }
 
+fn spec(ip: &str, port: u16) -> VirtualServerSpec {
+    let name = ServicePortName {
+        namespace: "shop".into(),
+        name: "cart".into(),
+        port: "".into(),
+        protocol: Protocol::Tcp,
+    };
+    VirtualServerSpec::new(address(ip, port), Arc::new(name))
+}
+
 fn upsert(ip: &str, port: u16) -> Change {
+    Change::Upsert(spec(ip, port))
+}
+
+fn external(ip: &str) -> Change {
     Change::Upsert(VirtualServerSpec {
-        address: address(ip, port),
-        service: Arc::new(ServicePortName {
-            namespace: "shop".into(),
-            name: "cart".into(),
-            port: "".into(),
-            protocol: Protocol::Tcp,
-        }),
-        real_servers: Vec::new(),
-        serving: Vec::new(),
-        when_empty: WhenEmpty::Reject,
-        persistence: None,
+        exposure: Exposure::ExternalIp,
+        ..spec(ip, 80)
     })
 }
 
@@ -186,6 +194,27 @@ async fn a_range_that_is_refused_is_covered_by_single_routes_until_it_is_not() {
         said.push(fixture.said.recv().await.unwrap());
     }
     assert_eq!(said[said.len() - 2], "+10.0.0.0/16");
+}
+
+#[tokio::test]
+async fn beside_fixed_routes_only_external_addresses_have_their_own() {
+    let wanted = Wanted::beside(vec!["10.0.0.0/16".parse().unwrap()]);
+    let mut fixture = Fixture::with(wanted, ServiceCidrs::Unknown);
+    let some = [
+        upsert("10.0.0.7", 80),
+        upsert("172.16.0.7", 80),
+        external("10.0.0.9"),
+        external("198.51.100.7"),
+        external("198.51.100.8"),
+    ];
+    fixture.wanted.programmed(&some, true);
+    let both = ["+198.51.100.7/32", "+198.51.100.8/32"];
+    assert_eq!(fixture.said().await, both);
+
+    // The node gets one of them as its own: listeners serve it.
+    let own = "198.51.100.7".parse().unwrap();
+    fixture.wanted.set_own([own].into());
+    assert_eq!(fixture.said().await, ["-198.51.100.7/32"]);
 }
 
 #[tokio::test]

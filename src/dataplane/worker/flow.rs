@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use crate::dataplane::DataplaneConfig;
 use crate::dataplane::access_log::FlowRecord;
+use crate::dataplane::ending::Ending;
 use crate::dataplane::flow_table::FlowKey;
 use crate::dataplane::server_socket::KernelSocket;
-use crate::dataplane::tcp_flow::{Ending, TcpFlow};
+use crate::dataplane::tcp_flow::TcpFlow;
 use crate::dataplane::udp_flow::UdpFlow;
 use crate::dataplane::view::FlowView;
 use crate::ipvs::{Connection, VirtualAddress, VirtualServer};
@@ -48,6 +49,7 @@ pub(in crate::dataplane) enum Kind {
 pub(in crate::dataplane) struct Dial {
     pub(in crate::dataplane) syn: Box<[u8]>,
     pub(in crate::dataplane) sequence: u32,
+    pub(in crate::dataplane) max_segment_size: Option<u16>,
     pub(in crate::dataplane) socket: Option<KernelSocket>,
     pub(in crate::dataplane) deadline: Instant,
     pub(in crate::dataplane) tried: Vec<SocketAddr>,

@@ -7,7 +7,7 @@ use super::Worker;
 use crate::dataplane::flow_table::FlowKey;
 use crate::dataplane::shared::Message;
 use crate::dataplane::stats::add;
-use crate::ipvs::{DropReason, EchoVerdict, RejectReason};
+use crate::ipvs::{DropReason, EchoVerdict, RejectReason, Verdict, VirtualAddress};
 use crate::packet::{
     FragmentOutcome, IPV6_MINIMUM_MTU, IpPacket, OriginatedError, TcpSegment, UdpDatagram,
     Unreachable, echo_reply, fragment_v6, protocol, tcp_reset, transport_checksum_ok, unreachable,
@@ -171,6 +171,14 @@ impl Worker {
             self.sink.send_whole(&reply);
         }
         self.scratch = reply;
+    }
+
+    /// What becomes of a new flow. Whether the client is this node is looked up
+    /// only where the table asks.
+    pub(super) fn verdict(&mut self, address: VirtualAddress, client: SocketAddr) -> Verdict {
+        let (local, now) = (&mut self.local, self.now);
+        let is_node = || local.contains(client.ip(), now);
+        self.shared.table.verdict(address, client.ip(), is_node)
     }
 
     /// Whether a client may use the proxy at all.

@@ -11,14 +11,16 @@ use mio::{Interest, Token};
 
 use super::receive::Arrival;
 use super::{Dial, Kind, Worker};
+use crate::dataplane::ending::Ending;
 use crate::dataplane::flow_table::{FlowId, FlowKey, Found};
+use crate::dataplane::preface::proxy_header;
 use crate::dataplane::server_socket::KernelSocket;
 use crate::dataplane::stats::add;
-use crate::dataplane::tcp_flow::{Ending, Progress, TcpFlow};
+use crate::dataplane::tcp_flow::{Progress, TcpFlow};
 use crate::ipvs::{
     Connection, DropReason, EchoVerdict, Protocol, RejectReason, Verdict, VirtualAddress,
 };
-use crate::netstack::{Fault, Ingest, RingSize, Sent, TcpEndpoint};
+use crate::netstack::{Fault, Ingest, RingSize, Sent};
 use crate::packet::{IpPacket, TcpSegment, Unreachable};
 
 impl Worker {
@@ -106,7 +108,8 @@ impl Worker {
             port: key.virtual_server.port(),
             protocol: Protocol::Tcp,
         };
-        let server = match self.shared.table.verdict(address) {
+        let verdict = self.verdict(address, key.client);
+        let server = match verdict {
             Verdict::Forward(server) => server,
             refusal @ (Verdict::Reject(_) | Verdict::Drop(_)) => {
                 return self.refuse_syn(packet, &refusal);
@@ -124,6 +127,7 @@ impl Worker {
         let dial = Dial {
             syn: packet.bytes.into(),
             sequence: segment.seq,
+            max_segment_size: segment.max_segment_size(),
             socket: None,
             deadline: self.now,
             tried: Vec::new(),
@@ -197,7 +201,7 @@ impl Worker {
     }
 
     fn watch(&mut self, id: FlowId, socket: KernelSocket) -> io::Result<KernelSocket> {
-        let interest = Interest::READABLE | Interest::WRITABLE;
+        let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
         let fd = socket.as_raw_fd();
         self.poll
             .registry()
@@ -321,7 +325,13 @@ impl Worker {
             flow.server.connected(flow.key.client.ip(), connection, now);
         }
         let before = self.rings.touched();
-        let endpoint = TcpEndpoint::new(&self.rings, rings);
+        let endpoint = self.stack.endpoint(
+            &self.rings,
+            rings,
+            dial.max_segment_size,
+            flow.key.client.is_ipv4(),
+            now,
+        );
         // Memory that moves from the pool to the flow stays accounted.
         flow.held = before - self.rings.touched();
         let endpoint = match endpoint {
@@ -339,7 +349,14 @@ impl Worker {
             &mut self.sink,
         );
         match opened {
-            Ok(tcp) => {
+            Ok(mut tcp) => {
+                let version = flow.server.proxy_protocol;
+                let header = version.and_then(|version| {
+                    proxy_header(version, flow.key.client, flow.key.virtual_server)
+                });
+                if let Some(header) = header {
+                    tcp.set_preface(header);
+                }
                 flow.kind = Kind::Tcp(Box::new(tcp));
                 self.mark(id);
             }

@@ -1,0 +1,291 @@
+//! smoltcp's interfaces and clock, and what is done with an endpoint through them.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use smoltcp::iface::{Config, Interface, PollResult};
+use smoltcp::socket::tcp;
+use smoltcp::wire::HardwareAddress;
+
+use super::clock::Clock;
+use super::device::{OnePacket, Outgoing, Shape, Transmit};
+use super::endpoint::{Sent, TcpEndpoint};
+use super::rings::{RingPool, RingSize};
+
+/// smoltcp panicked while it worked on one flow. The flow is lost, nothing else.
+#[derive(Debug, thiserror::Error)]
+#[error("the TCP stack panicked: {0}")]
+pub struct Fault(pub String);
+
+/// What became of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ingest {
+    /// The stack has seen it.
+    Taken,
+    /// It reached beyond the receive window right after the handshake and was
+    /// dropped: smoltcp 0.14 would panic on it.
+    WindowOverrun,
+}
+
+/// Settings of a [`Stack`].
+#[derive(Clone, Copy, Debug)]
+pub struct StackConfig {
+    /// MTU of the TUN in bytes: bounds the MSS that clients are told.
+    pub mtu: usize,
+    /// Seed of the initial sequence numbers; must differ between processes.
+    pub seed: u64,
+    /// After this much silence of the client it is probed, and again at this rate.
+    pub keep_alive: Duration,
+    /// A client that has not answered for this long is dead.
+    pub dead_after: Duration,
+}
+
+/// Kinds of clients that are told apart by the size of their segments; any further
+/// share the last. Nodes and pods of one cluster make two or three.
+const MAX_SHAPES: usize = 8;
+
+/// smoltcp's interfaces and clock: one stack per worker, shared by all its flows.
+///
+/// How long a super-packet may be is a constant of a smoltcp interface, so there is
+/// one for each kind of client.
+pub struct Stack {
+    interfaces: Vec<(Shape, Interface)>,
+    clock: Clock,
+    config: StackConfig,
+}
+
+impl std::fmt::Debug for Stack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stack")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A place for packets that must not exist: no packet is sent while a stack is made.
+struct Nowhere;
+
+impl Transmit for Nowhere {
+    fn transmit<R>(&mut self, len: usize, _: Outgoing, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+        fill(&mut vec![0; len])
+    }
+}
+
+impl Stack {
+    /// A stack whose time begins at `now`.
+    pub fn new(config: StackConfig, now: Instant) -> Self {
+        Self {
+            interfaces: Vec::new(),
+            clock: Clock::new(now),
+            config,
+        }
+    }
+
+    /// A closed endpoint for a client whose SYN names this maximum segment size.
+    ///
+    /// # Errors
+    /// ENOMEM when there is no room for rings.
+    pub fn endpoint(
+        &mut self,
+        pool: &RingPool,
+        rings: RingSize,
+        max_segment_size: Option<u16>,
+        v4: bool,
+        now: Instant,
+    ) -> io::Result<TcpEndpoint> {
+        let headers = if v4 { 40 } else { 60 };
+        // RFC 9293 section 3.7.1: without the option 536 for IPv4, 1220 for IPv6.
+        let default = if v4 { 536 } else { 1220 };
+        let theirs = usize::from(max_segment_size.unwrap_or(default));
+        let segment = theirs.min(self.config.mtu.saturating_sub(headers)).max(1);
+        let shape = self.shape(segment, now);
+        let burst = self.interfaces[shape].0.burst();
+        TcpEndpoint::new(pool, rings, shape, burst)
+    }
+
+    /// The interface for segments of this size.
+    fn shape(&mut self, segment: usize, now: Instant) -> usize {
+        let found = |(shape, _): &(Shape, Interface)| shape.segment == segment;
+        if let Some(at) = self.interfaces.iter().position(found) {
+            return at;
+        }
+        if self.interfaces.len() == MAX_SHAPES {
+            return MAX_SHAPES - 1;
+        }
+        let last = self.interfaces.len() == MAX_SHAPES - 1;
+        let shape = Shape {
+            mtu: self.config.mtu,
+            segment: if last { 0 } else { segment },
+        };
+        let mut settings = Config::new(HardwareAddress::Ip);
+        // Any odd factor keeps the seeds apart.
+        let at = self.interfaces.len() as u64;
+        settings.random_seed = self.config.seed ^ at.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut nowhere = Nowhere;
+        let mut device = OnePacket::new(None, &mut nowhere, shape);
+        let mut interface = Interface::new(settings, &mut device, self.clock.to_stack(now));
+        // Every address is ours: the data plane has looked the packet up already.
+        interface.set_any_ip(true);
+        self.interfaces.push((shape, interface));
+        self.interfaces.len() - 1
+    }
+
+    /// Answers a client's SYN, whose real server is connected by now, with a SYN-ACK.
+    ///
+    /// `syn` is the packet as it came, addressed to `port`; `endpoint` is fresh
+    /// from its pool.
+    ///
+    /// # Errors
+    /// When smoltcp panics.
+    pub fn accept(
+        &mut self,
+        endpoint: &mut TcpEndpoint,
+        syn: &[u8],
+        port: u16,
+        initial_sequence: u32,
+        now: Instant,
+        out: &mut impl Transmit,
+    ) -> Result<(), Fault> {
+        endpoint.begin(initial_sequence);
+        let config = self.config;
+        guarded(|| {
+            let socket = endpoint.socket_mut();
+            // Segments of 64 KiB make an ACK due at once: a delay would stall the
+            // client, and Nagle would wait for the ACK of a full window.
+            socket.set_ack_delay(None);
+            socket.set_nagle_enabled(false);
+            socket.set_congestion_control(tcp::CongestionControl::Cubic);
+            socket.set_keep_alive(Some(Clock::span(config.keep_alive)));
+            socket.set_timeout(Some(Clock::span(config.dead_after)));
+            // Only an open socket or port 0 is refused; the pool gives neither.
+            socket.listen(port).is_ok()
+        })?;
+        self.poll_in(endpoint, syn, now, out)?;
+        self.egress(endpoint, now, out, 1).map(|_| ())
+    }
+
+    /// Feeds one segment of the client to its endpoint. `sequence_end` is the
+    /// sequence number behind its last byte of data.
+    ///
+    /// # Errors
+    /// When smoltcp panics.
+    #[inline]
+    pub fn ingest(
+        &mut self,
+        endpoint: &mut TcpEndpoint,
+        packet: &[u8],
+        sequence_end: u32,
+        now: Instant,
+        out: &mut impl Transmit,
+    ) -> Result<Ingest, Fault> {
+        if endpoint.overruns(sequence_end) {
+            return Ok(Ingest::WindowOverrun);
+        }
+        endpoint.note(sequence_end);
+        self.poll_in(endpoint, packet, now, out)?;
+        Ok(Ingest::Taken)
+    }
+
+    /// Sends what is due, at most `budget` packets. True if more may be due.
+    ///
+    /// # Errors
+    /// When smoltcp panics.
+    #[inline]
+    pub fn egress(
+        &mut self,
+        endpoint: &mut TcpEndpoint,
+        now: Instant,
+        out: &mut impl Transmit,
+        budget: usize,
+    ) -> Result<bool, Fault> {
+        let at = self.clock.to_stack(now);
+        guarded(|| {
+            let mut observed = Observed { out, last: None };
+            let (shape, interface) = &mut self.interfaces[endpoint.shape];
+            let mut device = OnePacket::new(None, &mut observed, *shape);
+            let mut more = true;
+            for _ in 0..budget {
+                let sent = interface.poll_egress(at, &mut device, endpoint.socket.sockets());
+                if sent == PollResult::None {
+                    more = false;
+                    break;
+                }
+            }
+            endpoint.observe(observed.last);
+            more
+        })
+    }
+
+    /// When this endpoint wants to be polled again without any packet.
+    pub fn poll_at(&mut self, endpoint: &TcpEndpoint, now: Instant) -> Option<Instant> {
+        let at = self.clock.to_stack(now);
+        let (_, interface) = &mut self.interfaces[endpoint.shape];
+        interface
+            .poll_at(at, endpoint.socket.set())
+            .map(|at| self.clock.from_stack(at))
+    }
+
+    fn poll_in(
+        &mut self,
+        endpoint: &mut TcpEndpoint,
+        packet: &[u8],
+        now: Instant,
+        out: &mut impl Transmit,
+    ) -> Result<(), Fault> {
+        let at = self.clock.to_stack(now);
+        guarded(|| {
+            let mut observed = Observed { out, last: None };
+            let (shape, interface) = &mut self.interfaces[endpoint.shape];
+            let mut device = OnePacket::new(Some(packet), &mut observed, *shape);
+            interface.poll_ingress_single(at, &mut device, endpoint.socket.sockets());
+            endpoint.observe(observed.last);
+        })
+    }
+}
+
+/// Looks at the sequence numbers of what passes.
+struct Observed<'a, T: Transmit> {
+    out: &'a mut T,
+    last: Option<Sent>,
+}
+
+impl<T: Transmit> Transmit for Observed<'_, T> {
+    #[inline]
+    fn transmit<R>(&mut self, len: usize, how: Outgoing, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+        let last = &mut self.last;
+        self.out.transmit(len, how, |packet| {
+            let result = fill(packet);
+            *last = sequence_numbers(packet);
+            result
+        })
+    }
+}
+
+fn sequence_numbers(packet: &[u8]) -> Option<Sent> {
+    // smoltcp writes neither IPv4 options nor IPv6 extension headers before TCP.
+    let tcp = match packet.first()? >> 4 {
+        4 => packet.get(20..)?,
+        _ => packet.get(40..)?,
+    };
+    let number = |at: usize| {
+        let bytes = tcp.get(at..at + 4)?;
+        Some(u32::from_be_bytes(bytes.try_into().ok()?))
+    };
+    Some(Sent {
+        sequence: number(4)?,
+        acknowledgement: number(8)?,
+    })
+}
+
+/// Runs smoltcp code; a panic in it becomes the fault of one flow.
+#[inline]
+fn guarded<R>(work: impl FnOnce() -> R) -> Result<R, Fault> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+        let text = panic
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned())
+            .or_else(|| panic.downcast_ref::<String>().cloned());
+        Fault(text.unwrap_or_else(|| "no message".to_owned()))
+    })
+}
