@@ -201,7 +201,8 @@ impl App {
             (Source::Cluster { .. }, None) => {}
         }
         let unrouted = readiness.block("waiting for the routes of services");
-        let keeping = routes::keep(Arc::clone(&link), wanted, ranges, unrouted, server);
+        let tun = Arc::clone(&link);
+        let keeping = routes::keep(tun, wanted, ranges, unrouted, routes::RETRY, server);
         tasks.spawn(async {
             keeping.await;
             ("the keeper of routes", None)

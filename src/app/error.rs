@@ -65,7 +65,14 @@ impl AppError {
 
     /// Whether the configuration is wrong.
     pub fn misconfigured(&self) -> bool {
-        matches!(self, Self::Access(_))
+        matches!(
+            self,
+            Self::Access(
+                AccessError::Kubeconfig { .. }
+                    | AccessError::InCluster { .. }
+                    | AccessError::Client { .. }
+            )
+        )
     }
 
     /// What mends it, where that is known.

@@ -15,8 +15,9 @@ use tracing_subscriber::util::TryInitError;
 
 use crate::config::LogFormat;
 
-/// What is logged when RUST_LOG is not set.
-const DEFAULT_FILTER: &str = "info";
+/// What is logged when RUST_LOG is not set. kube logs each failed request as an
+/// error; the source tells of trouble once.
+const DEFAULT_FILTER: &str = "info,kube_client=off";
 
 /// Why logging cannot start.
 #[derive(Debug, Error)]

@@ -34,7 +34,7 @@ const AT_A_TIME: usize = 32;
 
 /// How often a route that was refused, since another is in its way for instance,
 /// is tried again.
-const RETRY: Duration = Duration::from_secs(30);
+pub(super) const RETRY: Duration = Duration::from_secs(30);
 
 /// Sets routes. A [`Link`] does.
 pub(super) trait RouteTable: Sync {
@@ -177,13 +177,15 @@ fn widest(nets: &[IpNet]) -> impl Iterator<Item = IpNet> {
 }
 
 /// Makes the routes as they are wanted, for ever. `unrouted` is dropped once those
-/// of the first full state are set. `server` are the addresses of the API server,
-/// which had better not be among them.
+/// of the first full state are set. What was refused is tried again after `retry`.
+/// `server` are the addresses of the API server, which had better not be among
+/// them.
 pub(super) async fn keep<T: RouteTable>(
     table: T,
     wanted: Wanted,
     mut cidrs: watch::Receiver<ServiceCidrs>,
     unrouted: Blocker,
+    retry: Duration,
     server: Vec<IpAddr>,
 ) {
     let mut unrouted = Some(unrouted);
@@ -193,6 +195,7 @@ pub(super) async fn keep<T: RouteTable>(
         table,
         installed: BTreeSet::new(),
         refused: BTreeSet::new(),
+        told: BTreeSet::new(),
     };
     loop {
         let ranges = cidrs.borrow_and_update().clone();
@@ -208,7 +211,7 @@ pub(super) async fn keep<T: RouteTable>(
         retry_at = if routes.refused.is_empty() {
             None
         } else {
-            retry_at.or_else(|| Some(Instant::now() + RETRY))
+            retry_at.or_else(|| Some(Instant::now() + retry))
         };
         let time_to_retry = async {
             match retry_at {
@@ -258,8 +261,10 @@ pub(super) fn warn_of_hazard<'a>(
 struct Routes<T> {
     table: T,
     installed: BTreeSet<IpNet>,
-    /// Not to be had, and told.
+    /// Not to be had at present.
     refused: BTreeSet<IpNet>,
+    /// Refused, which was told.
+    told: BTreeSet<IpNet>,
 }
 
 impl<T: RouteTable> Routes<T> {
@@ -280,6 +285,9 @@ impl<T: RouteTable> Routes<T> {
                     Err(error) => warn!(%route, %error, "a route cannot be removed"),
                 }
                 self.installed.remove(&route);
+            }
+            if self.refused.is_empty() {
+                self.told.clear();
             }
             return complete;
         }
@@ -307,11 +315,15 @@ impl<T: RouteTable> Routes<T> {
                     debug!(%route, "route added");
                     self.installed.insert(route);
                     self.refused.remove(&route);
+                    self.told.remove(&route);
                 }
                 Err(error) => {
-                    if self.refused.insert(route) {
-                        warn!(%route, %error, "services are not reached by this route, which is tried again");
-                        refused_anew = true;
+                    refused_anew |= self.refused.insert(route);
+                    if self.told.insert(route) {
+                        warn!(
+                            %route, %error,
+                            "services are not reached by this route, which is tried again"
+                        );
                     }
                 }
             }
@@ -319,3 +331,6 @@ impl<T: RouteTable> Routes<T> {
         refused_anew
     }
 }
+
+#[cfg(test)]
+mod tests;

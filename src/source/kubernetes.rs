@@ -27,7 +27,8 @@
 //! Each object is read into the API's type by itself, reduced to its compact form
 //! and dropped. An update takes one line or one page of memory on its way.
 
-use std::future::Future;
+use std::future::{Future, pending};
+use std::panic::resume_unwind;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -132,17 +133,31 @@ pub async fn run(
     }
     let Followers {
         updates,
-        tasks,
+        mut tasks,
         missing,
         ..
     } = followers;
     // What is left of the senders is the followers'.
     drop(updates);
+    let unwanted = batches.clone();
     tokio::select! {
         () = shutdown => {}
+        () = unwanted.closed() => {}
         () = collect(receiver, missing, batches) => {}
+        () = panicked(&mut tasks) => {}
     }
-    drop(tasks);
+}
+
+/// Passes on the panic of a task; the others end by themselves only together.
+async fn panicked(tasks: &mut JoinSet<()>) {
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended
+            && let Ok(panic) = error.try_into_panic()
+        {
+            resume_unwind(panic);
+        }
+    }
+    pending().await
 }
 
 /// Those who follow; they end with this.

@@ -14,7 +14,7 @@ use kube::{Client, Config};
 use thiserror::Error;
 use tokio::sync::Mutex;
 use tokio::task::{JoinError, spawn_blocking};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
 /// Time for TCP and TLS to the API server.
@@ -23,6 +23,9 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// Least time between two looks for new credentials: an exec plugin may call a
 /// service of its own.
 const RENEW_GAP: Duration = Duration::from_secs(10);
+
+/// Time for credentials: an exec plugin that hangs must not stop everything.
+const CREDENTIALS: Duration = Duration::from_secs(30);
 
 /// How long before its end a client certificate of an exec plugin is replaced.
 const RENEW_BEFORE: SignedDuration = SignedDuration::from_secs(60);
@@ -61,6 +64,9 @@ pub enum AccessError {
         /// What is wrong.
         source: Box<kube::Error>,
     },
+    /// An exec plugin has not come to an end.
+    #[error("credentials for the API server were not to be had within {} s", CREDENTIALS.as_secs())]
+    Slow,
     /// Making it has panicked, or the runtime ends.
     #[error("no client of the API server can be made")]
     Task(#[from] JoinError),
@@ -75,8 +81,8 @@ pub struct Connection {
 
 struct Current {
     client: Client,
-    /// When a client was last made, or it was tried.
-    made: Instant,
+    /// When it was last tried to make one anew.
+    renewed: Option<Instant>,
     /// Why the last attempt failed.
     failure: Option<String>,
 }
@@ -112,7 +118,7 @@ impl Connection {
     fn with(access: Option<Access>, server: Uri, client: Client) -> Self {
         let current = Current {
             client,
-            made: Instant::now(),
+            renewed: None,
             failure: None,
         };
         Self {
@@ -134,7 +140,7 @@ impl Connection {
     ) -> Result<Response<Body>, kube::Error> {
         let client = {
             let mut current = self.current.lock().await;
-            if expires_soon(&current.client) {
+            if expires_soon(&current.client) && !current.was_renewed() {
                 self.make_anew(&mut current).await;
             }
             current.client.clone()
@@ -146,7 +152,7 @@ impl Connection {
     /// a moment ago. If it fails the present one stays.
     pub(super) async fn renew(&self) {
         let mut current = self.current.lock().await;
-        if current.made.elapsed() >= RENEW_GAP {
+        if !current.was_renewed() {
             self.make_anew(&mut current).await;
         }
     }
@@ -155,7 +161,7 @@ impl Connection {
         let Some(access) = &self.access else {
             return;
         };
-        current.made = Instant::now();
+        current.renewed = Some(Instant::now());
         let made = async { make(access.config().await?).await };
         match made.await {
             Ok(client) => {
@@ -171,6 +177,12 @@ impl Connection {
                 }
             }
         }
+    }
+}
+
+impl Current {
+    fn was_renewed(&self) -> bool {
+        self.renewed.is_some_and(|at| at.elapsed() < RENEW_GAP)
     }
 }
 
@@ -206,9 +218,11 @@ async fn from_kubeconfig(path: &Path) -> Result<Config, AccessError> {
 /// On the blocking pool, since an exec plugin is waited for.
 async fn make(config: Config) -> Result<Client, AccessError> {
     let made = spawn_blocking(move || ClientBuilder::try_from(config).map(ClientBuilder::build));
-    made.await?.map_err(|source| AccessError::Client {
-        source: Box::new(source),
-    })
+    let made = timeout(CREDENTIALS, made).await;
+    made.map_err(|_| AccessError::Slow)??
+        .map_err(|source| AccessError::Client {
+            source: Box::new(source),
+        })
 }
 
 fn expires_soon(client: &Client) -> bool {

@@ -2,6 +2,7 @@
 //! hands to the [`Collection`] what comes.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -274,7 +275,7 @@ impl<C: Collection> Follower<C> {
         let answer = timeout(self.timing.answer, self.connection.send(request))
             .await
             .map_err(|_| unreachable("no answer".to_owned()))?
-            .map_err(|error| unreachable(chain(&error)))?;
+            .map_err(|error| unreachable(chain(error.source().unwrap_or(&error))))?;
         if answer.status() == StatusCode::OK {
             return Ok(answer);
         }

@@ -288,3 +288,6 @@ fn is_gone(end: &End) -> bool {
         End::Status { code: 410, .. } | End::ErrorEvent { code: 410 }
     )
 }
+
+#[cfg(test)]
+mod tests;
