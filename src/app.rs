@@ -18,7 +18,6 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use sd_notify::NotifyState;
-use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
@@ -27,15 +26,15 @@ use tracing::{info, warn};
 
 use crate::admin::health::{self, Family, Health};
 use crate::admin::readiness::{Blocker, Readiness};
-use crate::admin::socket::{AdminSocket, BindError};
+use crate::admin::socket::AdminSocket;
 use crate::config::{Config, MasqueradeSource, PodTraffic, Source};
-use crate::dataplane::{Dataplane, DataplaneConfig, Masquerade, StartError, TcpTimeouts};
+use crate::dataplane::{Dataplane, DataplaneConfig, Masquerade, TcpTimeouts};
 use crate::ipvs::Table;
 use crate::node_port::{AddressWatch, NodePortConfig, NodePorts};
 use crate::service::index::Index;
-use crate::source::kubernetes::{AccessError, ServiceCidrs};
+use crate::source::kubernetes::ServiceCidrs;
 use crate::source::{Batch, manifests};
-use crate::tun::{DEFAULT_MTU, Link, LinkConfig, Offloads, TunError, open_queues};
+use crate::tun::{DEFAULT_MTU, Link, LinkConfig, Offloads, open_queues};
 use cluster::Following;
 use control::Control;
 use exposure::Exposure;
@@ -46,6 +45,7 @@ use view::ProxyView;
 
 mod cluster;
 mod control;
+mod error;
 mod exposure;
 mod limits;
 pub mod logging;
@@ -54,6 +54,8 @@ pub mod programming;
 mod routes;
 pub mod signals;
 mod view;
+
+pub use error::AppError;
 
 /// Batches between source and control loop. While it is full the source waits,
 /// and what changes meanwhile comes with its next batch: nothing is dropped.
@@ -83,84 +85,6 @@ pub struct Bound {
     pub admin_socket: PathBuf,
     /// Name of the TUN device.
     pub tun: String,
-}
-
-/// Why the proxy did not start.
-#[derive(Debug, Error)]
-pub enum AppError {
-    /// There is no way to the cluster.
-    #[error(transparent)]
-    Access(#[from] AccessError),
-    /// The health server's address is not to be had.
-    #[error("--healthz-bind-address {address}: cannot listen")]
-    Healthz {
-        /// The address.
-        address: SocketAddr,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// The admin socket is not to be had.
-    #[error(transparent)]
-    AdminSocket(#[from] BindError),
-    /// The node lacks something that the TUN needs.
-    #[error(transparent)]
-    Tun(#[from] TunError),
-    /// The workers did not start.
-    #[error("cannot start the data plane")]
-    Dataplane(#[from] StartError),
-    /// A worker cannot go on, as when somebody has deleted the device.
-    #[error("the data plane has failed: {reason}")]
-    Worker {
-        /// What the worker says.
-        reason: String,
-    },
-    /// Signals cannot be handled.
-    #[error("cannot handle signals")]
-    Signals(#[source] io::Error),
-    /// A part that should run for ever has ended.
-    #[error("{part} has ended by itself")]
-    Ended {
-        /// Which.
-        part: &'static str,
-        /// How, if it said so.
-        source: Option<io::Error>,
-    },
-    /// A part has panicked.
-    #[error("a part of the proxy has failed")]
-    Panicked(#[from] JoinError),
-}
-
-impl AppError {
-    /// Whether it is the node that lacks something, rather than the proxy that
-    /// failed.
-    pub fn node_lacks(&self) -> bool {
-        matches!(self, Self::Tun(_))
-    }
-
-    /// Whether the configuration is wrong.
-    pub fn misconfigured(&self) -> bool {
-        matches!(self, Self::Access(_))
-    }
-
-    /// What mends it, where that is known.
-    pub fn mend(&self) -> Option<String> {
-        match self {
-            Self::Healthz { source, .. } => healthz_mend(source).map(str::to_owned),
-            Self::AdminSocket(_) => Some("choose another path with --admin-socket PATH".to_owned()),
-            Self::Tun(error) => error.mend(),
-            Self::Access(AccessError::InCluster { .. }) => Some(
-                "run it in a pod with a service account, or give --kubeconfig FILE or \
-                 --manifests PATH"
-                    .to_owned(),
-            ),
-            Self::Access(_) => None,
-            Self::Dataplane(_)
-            | Self::Worker { .. }
-            | Self::Signals(_)
-            | Self::Ended { .. }
-            | Self::Panicked(_) => None,
-        }
-    }
 }
 
 /// A task that has ended, and how.
@@ -415,20 +339,6 @@ async fn program(
             node_ports.settled().await;
             drop(unopened);
         }
-    }
-}
-
-fn healthz_mend(error: &io::Error) -> Option<&'static str> {
-    let kind = error.kind();
-    if kind == io::ErrorKind::AddrInUse {
-        Some(
-            "another process, kube-proxy perhaps, has the port: choose another with \
-             --healthz-bind-address ADDRESS:PORT, or none with --healthz-bind-address ''",
-        )
-    } else if kind == io::ErrorKind::AddrNotAvailable {
-        Some("give an address that this node has, or 0.0.0.0")
-    } else {
-        None
     }
 }
 

@@ -30,6 +30,14 @@ mod limits;
 mod live;
 #[path = "cluster/manifests.rs"]
 mod manifest_files;
+#[path = "cluster/node_port.rs"]
+mod node_port;
+#[path = "cluster/node_port_exposure.rs"]
+mod node_port_exposure;
+#[path = "cluster/node_port_objects.rs"]
+mod node_port_objects;
+#[path = "cluster/node_port_stage.rs"]
+mod node_port_stage;
 #[path = "cluster/refusals.rs"]
 mod refusals;
 #[path = "cluster/sockets.rs"]
@@ -67,6 +75,8 @@ fn main() -> ExitCode {
         limits::trials(),
         live::trials(),
         manifest_files::trials(),
+        node_port::trials(),
+        node_port_exposure::trials(),
         refusals::trials(),
         start::trials(),
         tcp::trials(),

@@ -9,7 +9,6 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::results::Results;
 use crate::systems::{Client, System};
-use crate::table::number;
 
 /// A chart that is drawn.
 pub(crate) struct Chart {
@@ -187,15 +186,10 @@ impl Canvas<'_> {
     }
 }
 
-/// At most three characters and a point, as there is little room above a bar.
+/// At most three characters, as there is little room above a bar.
 fn short(value: f64) -> String {
-    if value >= 9.95 {
-        format!("{value:.0}")
-    } else if value >= 0.95 {
-        format!("{value:.1}")
-    } else {
-        number((value * 100.0).round() / 100.0)
-    }
+    let digits = usize::from(value < 9.95);
+    format!("{value:.digits$}")
 }
 
 fn failed(error: impl std::fmt::Display) -> anyhow::Error {

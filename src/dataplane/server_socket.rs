@@ -52,6 +52,15 @@ impl KernelSocket {
         Self { socket }
     }
 
+    /// As [`ServerSocket::receive`], but what was received stays.
+    ///
+    /// # Errors
+    /// As recv(2).
+    pub fn peek(&self, room: &mut [u8]) -> io::Result<usize> {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
+        Ok(recv(self.socket.as_raw_fd(), room, flags)?)
+    }
+
     /// Gives the socket back.
     pub fn into_socket(self) -> Socket {
         self.socket

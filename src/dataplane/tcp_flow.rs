@@ -21,15 +21,14 @@ const TURN_BYTES: usize = 256 << 10;
 /// Packets that one turn may send.
 const TURN_PACKETS: usize = 16;
 
-/// A client that has not completed its handshake by then has gone: the kernel
-/// gives up on a SYN-ACK after about as long with net.ipv4.tcp_synack_retries = 3.
+/// A client that has not completed its handshake by then has gone; the kernel gives up
+/// as late with net.ipv4.tcp_synack_retries = 3.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Connections that live longer are worth the system calls that arm keep-alive.
 const SHORT_LIFE: Duration = Duration::from_secs(10);
 
-/// How long into TIME_WAIT the stack is polled: half of what smoltcp's 10 s are
-/// by its faster clock.
+/// How long into TIME_WAIT the stack is polled: half of smoltcp's 10 s by its clock.
 const TIME_WAIT_POLLED: Duration = Duration::from_secs(1);
 
 /// How often a flow's rings are looked at while something moves, and how little must
@@ -38,8 +37,8 @@ const TIME_WAIT_POLLED: Duration = Duration::from_secs(1);
 const TIDY_INTERVAL: Duration = Duration::from_secs(2);
 const TIDY_BYTES: u64 = 1 << 20;
 
-/// The least time between two turns that only a timer asks for: smoltcp may say
-/// "now" while nothing can be sent, and must not make the worker spin.
+/// The least time to the next turn that only a timer asks for: smoltcp may say "now"
+/// while nothing can be sent.
 const TIMER_FLOOR: Duration = Duration::from_millis(1);
 
 /// Limits on a flow's time.
@@ -180,7 +179,6 @@ impl<S: ServerSocket> TcpFlow<S> {
     }
 
     /// Moves what can be moved and sends what is due.
-    ///
     /// # Errors
     /// When smoltcp panics.
     pub fn turn(

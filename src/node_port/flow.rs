@@ -56,6 +56,8 @@ pub(super) struct Dial {
     pub(super) tried: Vec<SocketAddr>,
     /// Some real server said no, as opposed to nothing.
     pub(super) refused: bool,
+    /// There was no descriptor for an attempt, which is made again.
+    pub(super) starved: bool,
 }
 
 impl Flow {

@@ -15,6 +15,9 @@ pub(super) const PIPE_BYTES: usize = 256 << 10;
 /// are in it, so this bounds what idle descriptors a burst leaves behind.
 const KEPT: usize = 256;
 
+/// Bytes copied at a time where there is no pipe.
+const COPY_BYTES: usize = 64 << 10;
+
 /// Bytes on their way, in the kernel.
 #[derive(Debug)]
 pub(super) struct Pipe {
@@ -24,19 +27,46 @@ pub(super) struct Pipe {
     held: usize,
 }
 
-/// Empty pipes.
-#[derive(Debug, Default)]
+/// Empty pipes, and what helps out while no more are to be had.
+#[derive(Debug)]
 pub(super) struct Pipes {
     free: Vec<Pipe>,
+    make: fn() -> io::Result<Pipe>,
+    buffer: Vec<u8>,
+}
+
+impl Default for Pipes {
+    fn default() -> Self {
+        Self {
+            free: Vec::new(),
+            make: Pipe::new,
+            buffer: Vec::new(),
+        }
+    }
 }
 
 impl Pipes {
+    /// None to be had, ever.
+    #[cfg(test)]
+    pub(super) fn none() -> Self {
+        Self {
+            make: || Err(io::Error::from_raw_os_error(libc::EMFILE)),
+            ..Self::default()
+        }
+    }
+
     /// An empty pipe.
     ///
     /// # Errors
     /// As pipe2(2): EMFILE, ENFILE.
     pub(super) fn take(&mut self) -> io::Result<Pipe> {
-        self.free.pop().map_or_else(Pipe::new, Ok)
+        self.free.pop().map_or_else(self.make, Ok)
+    }
+
+    /// Room to copy through where there is no pipe. What it holds means nothing.
+    pub(super) fn buffer(&mut self) -> &mut [u8] {
+        self.buffer.resize(COPY_BYTES, 0);
+        &mut self.buffer
     }
 
     /// Takes a pipe back; one with bytes in it is closed, and they are lost.

@@ -7,17 +7,13 @@
 //! [`Relay::turn`] once for all of them.
 
 use std::io::{self, ErrorKind};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::pipe::{PIPE_BYTES, Pipe, Pipes};
 use crate::dataplane::{Ending, KernelSocket, Progress, ServerSocket, TcpTimeouts};
 
 /// Bytes that one turn may take from either end before other flows have theirs.
 const TURN_BYTES: usize = 2 * PIPE_BYTES;
-
-/// When to look again while no descriptor is left for a pipe: as long as another flow
-/// may need to end.
-const NO_PIPE_RETRY: Duration = Duration::from_millis(50);
 
 /// Which of the two ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +65,6 @@ pub(super) struct Relay {
     preface: Vec<u8>,
     active: Instant,
     ending_since: Option<Instant>,
-    retry: Option<Instant>,
 }
 
 impl Leg {
@@ -135,7 +130,6 @@ impl Relay {
             preface,
             active: now,
             ending_since: None,
-            retry: None,
         }
     }
 
@@ -155,26 +149,15 @@ impl Relay {
         now: Instant,
     ) -> Progress {
         let before = self.bytes_in() + self.bytes_out();
-        self.retry = None;
         self.send_preface();
         let mut budget = TURN_BYTES;
         if self.preface.is_empty() {
-            match self
-                .inward
-                .pump(&mut self.client, &mut self.server, pipes, &mut budget)
-            {
-                Ok(()) => {}
-                Err(NoPipe) => self.retry = Some(now + NO_PIPE_RETRY),
-            }
+            let (from, to) = (&mut self.client, &mut self.server);
+            self.inward.pump(from, to, pipes, &mut budget);
         }
         let mut budget_back = TURN_BYTES;
-        match self
-            .outward
-            .pump(&mut self.server, &mut self.client, pipes, &mut budget_back)
-        {
-            Ok(()) => {}
-            Err(NoPipe) => self.retry = Some(now + NO_PIPE_RETRY),
-        }
+        let (from, to) = (&mut self.server, &mut self.client);
+        self.outward.pump(from, to, pipes, &mut budget_back);
         if self.bytes_in() + self.bytes_out() > before {
             self.active = now;
         }
@@ -192,7 +175,6 @@ impl Relay {
     /// When the relay wants a turn though nothing has happened to it.
     pub(super) fn deadline(&self, timeouts: &TcpTimeouts) -> Option<Instant> {
         [
-            self.retry,
             timeouts.idle.map(|idle| self.active + idle),
             self.ending_since.map(|since| since + timeouts.closing),
         ]
@@ -305,9 +287,6 @@ impl Relay {
     }
 }
 
-/// There is no descriptor for a pipe.
-struct NoPipe;
-
 impl Stream {
     fn held(&self) -> usize {
         self.pipe.as_ref().map_or(0, Pipe::held)
@@ -318,15 +297,9 @@ impl Stream {
     }
 
     /// Moves bytes until one of the ends, or the budget, stops it.
-    fn pump(
-        &mut self,
-        from: &mut Leg,
-        to: &mut Leg,
-        pipes: &mut Pipes,
-        budget: &mut usize,
-    ) -> Result<(), NoPipe> {
+    fn pump(&mut self, from: &mut Leg, to: &mut Leg, pipes: &mut Pipes, budget: &mut usize) {
         loop {
-            let filled = self.fill(from, to, pipes, budget)?;
+            let filled = self.fill(from, to, pipes, budget);
             let drained = self.drain(to);
             if !filled && !drained {
                 break;
@@ -341,30 +314,35 @@ impl Stream {
                 to.socket.finish();
             }
         }
-        Ok(())
     }
 
     /// True if it got something.
     fn fill(
         &mut self,
         from: &mut Leg,
-        to: &Leg,
+        to: &mut Leg,
         pipes: &mut Pipes,
         budget: &mut usize,
-    ) -> Result<bool, NoPipe> {
+    ) -> bool {
         let room = PIPE_BYTES.saturating_sub(self.held()).min(*budget);
         if !from.readable || self.finished || to.failed.is_some() || room == 0 {
-            return Ok(false);
+            return false;
         }
-        let pipe = match &mut self.pipe {
-            Some(pipe) => pipe,
-            None => self.pipe.insert(pipes.take().map_err(|_| NoPipe)?),
+        if self.pipe.is_none() {
+            match pipes.take() {
+                Ok(pipe) => self.pipe = Some(pipe),
+                // Flows that all waited for one another's pipes would wait for ever.
+                Err(_) => return self.copy(from, to, pipes.buffer(), budget),
+            }
+        }
+        let Some(pipe) = &mut self.pipe else {
+            return false;
         };
         match pipe.fill(&from.socket, room) {
             Ok(0) => self.finished = true,
             Ok(moved) => {
                 *budget -= moved;
-                return Ok(true);
+                return true;
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 // With bytes in the pipe, its slots may be what is used up.
@@ -372,13 +350,60 @@ impl Stream {
                     from.readable = false;
                 }
             }
-            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(true),
+            Err(error) if error.kind() == ErrorKind::Interrupted => return true,
             Err(error) => {
                 from.fail(&error);
                 self.finished = true;
             }
         }
-        Ok(false)
+        false
+    }
+
+    /// Moves bytes without a pipe: what the one end takes is then taken from the other,
+    /// so that nothing needs to be kept. True if it moved something.
+    fn copy(&mut self, from: &mut Leg, to: &mut Leg, room: &mut [u8], budget: &mut usize) -> bool {
+        if !to.writable {
+            return false;
+        }
+        let limit = room.len().min(*budget);
+        let room = &mut room[..limit];
+        let copied = match from.socket.peek(room) {
+            Ok(0) => {
+                self.finished = true;
+                return false;
+            }
+            Ok(count) => to.socket.send(&room[..count]),
+            Err(error) => match error.kind() {
+                ErrorKind::Interrupted => return true,
+                ErrorKind::WouldBlock => {
+                    from.readable = false;
+                    return false;
+                }
+                _ => {
+                    from.fail(&error);
+                    self.finished = true;
+                    return false;
+                }
+            },
+        };
+        match copied {
+            Ok(count) => {
+                // These bytes were just seen there.
+                let _ = from.socket.receive(&mut room[..count]);
+                self.moved += count as u64;
+                *budget -= count;
+                true
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                to.writable = false;
+                false
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => true,
+            Err(error) => {
+                to.fail(&error);
+                false
+            }
+        }
     }
 
     /// True if it got rid of something.

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
 
 use mio::Interest;
 
@@ -18,6 +19,10 @@ use crate::node_port::token::Owner;
 
 /// Connections that one listener may accept before flows have their turn.
 const BATCH: usize = 64;
+
+/// Between two attempts while there is no descriptor: about as long as a short
+/// connection of another client lasts.
+const STARVED: Duration = Duration::from_millis(20);
 
 impl Worker {
     /// Takes connections off a listener's queue.
@@ -93,6 +98,7 @@ impl Worker {
             deadline: self.now,
             tried: Vec::new(),
             refused: false,
+            starved: false,
         };
         let key = FlowKey {
             client,
@@ -163,9 +169,35 @@ impl Worker {
                     }
                     return;
                 }
+                Err(error) if is_exhausted(&error) => return self.starve(id),
                 Err(error) => self.dial_failed(id, &error),
             }
         }
+    }
+
+    /// Takes back an attempt that we had no descriptor for, and makes it again later:
+    /// no real server is to blame. A client waits no longer than for silent ones.
+    fn starve(&mut self, id: FlowId) {
+        let now = self.now;
+        let config = &self.shared.config;
+        let patience = config.connect_timeout * config.connect_attempts;
+        let Some(flow) = self.flows.get_mut(id) else {
+            return;
+        };
+        let Kind::Dialing(dial) = &mut flow.kind else {
+            return;
+        };
+        if now >= flow.started + patience {
+            self.count(&Verdict::Reject(RejectReason::FlowLimit));
+            return self.refuse(id, Ending::ConnectTimeout);
+        }
+        flow.attempts -= 1;
+        flow.connection = None;
+        dial.tried.pop();
+        dial.starved = true;
+        dial.deadline = now + STARVED;
+        let deadline = dial.deadline;
+        self.arm(id, deadline);
     }
 
     /// Remembers how an attempt failed. The caller tries the next.
@@ -201,12 +233,15 @@ impl Worker {
         let Some(flow) = self.flows.get_mut(id) else {
             return;
         };
-        let Kind::Dialing(dial) = &flow.kind else {
+        let Kind::Dialing(dial) = &mut flow.kind else {
             return;
         };
         let deadline = dial.deadline;
         if self.now < deadline {
             return self.arm(id, deadline);
+        }
+        if std::mem::take(&mut dial.starved) {
+            return self.dial(id);
         }
         self.dial_failed(id, &io::ErrorKind::TimedOut.into());
         self.dial(id);
