@@ -234,8 +234,9 @@ impl NodePorts {
 
 impl Drop for NodePorts {
     fn drop(&mut self) {
+        // The wakers outlive the threads: one that is closed before its thread has
+        // looked is no event any more.
         self.tell(|| Message::Stop);
-        self.mailboxes.clear();
         for thread in self.threads.drain(..).rev() {
             // A panic of the thread has been reported by the panic hook.
             let _ = thread.join();
