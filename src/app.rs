@@ -4,8 +4,8 @@
 //! starts the workers, then lets objects in. [`App::run`] ends with the signal to
 //! stop, after the flows have drained, or when a part has ended by itself.
 //!
-//! Tasks on the control runtime: the source, the control loop, the health server
-//! and the admin server. All end with the [`App`]. The threads of the data plane
+//! Tasks on the control runtime: the source, the control loop, the keeper of the
+//! routes where they are not fixed, the health server and the admin server. All end with the [`App`]. The threads of the data plane
 //! are its own and are joined before `run` returns; with the last queue the
 //! kernel takes away device, addresses and routes.
 
@@ -18,31 +18,44 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use sd_notify::NotifyState;
-use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::admin::health::{self, Family, Health};
-use crate::admin::readiness::Readiness;
-use crate::admin::socket::{AdminSocket, BindError};
-use crate::config::{Config, FlowConfig, MasqueradeSource, PodTraffic};
-use crate::dataplane::{Dataplane, DataplaneConfig, Masquerade, StartError, TcpTimeouts};
+use crate::admin::readiness::{Blocker, Readiness};
+use crate::admin::socket::AdminSocket;
+use crate::config::{Config, MasqueradeSource, PodTraffic, Source};
+use crate::dataplane::{Dataplane, DataplaneConfig, Masquerade, TcpTimeouts};
 use crate::ipvs::Table;
+use crate::node_port::{AddressWatch, NodePortConfig, NodePorts};
 use crate::service::index::Index;
+use crate::source::kubernetes::ServiceCidrs;
 use crate::source::{Batch, manifests};
-use crate::tun::{DEFAULT_MTU, Link, LinkConfig, Offloads, TunError, open_queues};
+use crate::tun::{DEFAULT_MTU, Link, LinkConfig, Offloads, open_queues};
+use cluster::Following;
 use control::Control;
+use exposure::Exposure;
+use programming::ProgrammingLatency;
+use routes::Wanted;
 use signals::Signals;
 use view::ProxyView;
 
+mod cluster;
 mod control;
+mod error;
+mod exposure;
 mod limits;
 pub mod logging;
+mod pods;
+pub mod programming;
+mod routes;
 pub mod signals;
 mod view;
+
+pub use error::AppError;
 
 /// Batches between source and control loop. While it is full the source waits,
 /// and what changes meanwhile comes with its next batch: nothing is dropped.
@@ -55,10 +68,12 @@ pub struct App {
     config: Config,
     table: Arc<Table>,
     dataplane: Arc<Dataplane>,
+    node_ports: Arc<NodePorts>,
     readiness: Readiness,
+    latency: Arc<ProgrammingLatency>,
     tasks: JoinSet<Ended>,
     /// Its netlink task ends with it.
-    _link: Link,
+    _link: Arc<Link>,
 }
 
 /// What a running proxy has opened.
@@ -70,70 +85,6 @@ pub struct Bound {
     pub admin_socket: PathBuf,
     /// Name of the TUN device.
     pub tun: String,
-}
-
-/// Why the proxy did not start.
-#[derive(Debug, Error)]
-pub enum AppError {
-    /// The health server's address is not to be had.
-    #[error("--healthz-bind-address {address}: cannot listen")]
-    Healthz {
-        /// The address.
-        address: SocketAddr,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// The admin socket is not to be had.
-    #[error(transparent)]
-    AdminSocket(#[from] BindError),
-    /// The node lacks something that the TUN needs.
-    #[error(transparent)]
-    Tun(#[from] TunError),
-    /// The workers did not start.
-    #[error("cannot start the data plane")]
-    Dataplane(#[from] StartError),
-    /// A worker cannot go on, as when somebody has deleted the device.
-    #[error("the data plane has failed: {reason}")]
-    Worker {
-        /// What the worker says.
-        reason: String,
-    },
-    /// Signals cannot be handled.
-    #[error("cannot handle signals")]
-    Signals(#[source] io::Error),
-    /// A part that should run for ever has ended.
-    #[error("{part} has ended by itself")]
-    Ended {
-        /// Which.
-        part: &'static str,
-        /// How, if it said so.
-        source: Option<io::Error>,
-    },
-    /// A part has panicked.
-    #[error("a part of the proxy has failed")]
-    Panicked(#[from] JoinError),
-}
-
-impl AppError {
-    /// Whether it is the node that lacks something, rather than the proxy that
-    /// failed.
-    pub fn node_lacks(&self) -> bool {
-        matches!(self, Self::Tun(_))
-    }
-
-    /// What mends it, where that is known.
-    pub fn mend(&self) -> Option<String> {
-        match self {
-            Self::Healthz { source, .. } => healthz_mend(source).map(str::to_owned),
-            Self::AdminSocket(_) => Some("choose another path with --admin-socket PATH".to_owned()),
-            Self::Tun(error) => error.mend(),
-            Self::Dataplane(_)
-            | Self::Worker { .. }
-            | Self::Signals(_)
-            | Self::Ended { .. }
-            | Self::Panicked(_) => None,
-        }
-    }
 }
 
 /// A task that has ended, and how.
@@ -149,6 +100,7 @@ impl App {
     /// [`AppError`]; nothing is left behind then.
     pub async fn start(config: Config) -> Result<Self, AppError> {
         limits::raise_open_files(config.flows.max_flows);
+        let connection = cluster::connect(&config.source).await?;
         let readiness = Readiness::new();
         let starting = readiness.block("starting");
         let unsynced = readiness.block("waiting for the first full state");
@@ -161,14 +113,13 @@ impl App {
         let admin_socket = AdminSocket::bind(&config.admin_socket)?;
 
         let queues = open_queues(config.tun.name.as_str(), config.tun.workers.get())?;
-        let link = Link::configure(link_config(&config, queues.index)).await?;
+        let link = Arc::new(Link::configure(link_config(&config, queues.index)).await?);
         let table = Arc::new(Table::new(config.flows.scheduler));
-        let dataplane = Dataplane::start(
-            dataplane_config(&config.flows),
-            Arc::clone(&table),
-            queues.queues,
-        )?;
+        let dataplane =
+            Dataplane::start(dataplane_config(&config), Arc::clone(&table), queues.queues)?;
         let dataplane = Arc::new(dataplane);
+        let node_ports = NodePorts::start(node_port_config(&config), &dataplane)?;
+        let node_ports = Arc::new(node_ports);
 
         let bound = Bound {
             healthz: healthz
@@ -195,19 +146,71 @@ impl App {
         let view = ProxyView {
             table: Arc::clone(&table),
             dataplane: Arc::downgrade(&dataplane),
+            node_ports: Arc::downgrade(&node_ports),
         };
         let serving = admin_socket.serve(Arc::new(view));
         tasks.spawn(async { ("the admin server", serving.await.err()) });
 
         let (sender, batches) = mpsc::channel(BATCHES);
-        let reading = manifests::run(config.manifests.clone(), sender, future::pending());
+        let index =
+            Index::new(config.node_name.as_str()).with_ipvs_compat(config.flows.ipvs_compat);
+        let fixed = !config.service_cidrs.is_empty();
+        let wanted = if fixed {
+            Wanted::beside(config.service_cidrs.clone())
+        } else {
+            Wanted::default()
+        };
+        let exposure = Exposure::new(Arc::clone(&node_ports), wanted.clone(), health.clone());
+        let exposure = Arc::new(exposure);
+        let control = Control::new(index, Arc::clone(&table), health, unsynced)
+            .with_exposure(Arc::clone(&exposure));
+        // Without a cluster nobody knows of service ranges.
+        let (cidrs, ranges) = watch::channel(ServiceCidrs::Unknown);
+        let mut server = Vec::new();
+        match (&config.source, connection) {
+            (Source::Cluster { .. }, Some(connection)) => {
+                server = cluster::addresses(connection.server()).await;
+                routes::warn_of_hazard(&mut server, config.service_cidrs.iter());
+                Following {
+                    connection,
+                    node_name: config.node_name.clone(),
+                    batches: sender,
+                    service_cidrs: (!fixed).then_some(cidrs),
+                    dataplane: (config.flows.pod_traffic == PodTraffic::Auto)
+                        .then(|| Arc::clone(&dataplane)),
+                }
+                .spawn(&mut tasks);
+            }
+            (Source::Manifests(path), _) => {
+                let reading = manifests::run(path.clone(), sender, future::pending());
+                tasks.spawn(async {
+                    reading.await;
+                    ("the source of manifests", None)
+                });
+            }
+            // A cluster has a connection; without one nothing is started.
+            (Source::Cluster { .. }, None) => {}
+        }
+        let unrouted = readiness.block("waiting for the routes of services");
+        let keeping = routes::keep(Arc::clone(&link), wanted, ranges, unrouted, server);
         tasks.spawn(async {
-            reading.await;
-            ("the source of manifests", None)
+            keeping.await;
+            ("the keeper of routes", None)
         });
-        let index = Index::new(config.node_name.as_str());
-        let control = Control::new(index, Arc::clone(&table), health, unsynced);
-        let programming = program(control, batches, Arc::clone(&dataplane));
+        let watch = AddressWatch::start();
+        tasks.spawn(async move {
+            exposure.follow(watch).await;
+            ("the watch on addresses", None)
+        });
+        let latency = control.latency();
+        let unopened = readiness.block("waiting for node ports");
+        let programming = program(
+            control,
+            batches,
+            Arc::clone(&dataplane),
+            Arc::clone(&node_ports),
+            unopened,
+        );
         tasks.spawn(async {
             programming.await;
             ("the control loop", None)
@@ -218,7 +221,9 @@ impl App {
             config,
             table,
             dataplane,
+            node_ports,
             readiness,
+            latency,
             tasks,
             _link: link,
         })
@@ -232,6 +237,11 @@ impl App {
     /// Whether the proxy is ready, and what it waits for.
     pub fn readiness(&self) -> &Readiness {
         &self.readiness
+    }
+
+    /// How long changes took from the cluster to the table.
+    pub fn programming_latency(&self) -> &ProgrammingLatency {
+        &self.latency
     }
 
     /// Carries traffic until a signal to stop comes and the flows have drained;
@@ -252,6 +262,7 @@ impl App {
             signal = signals.stop() => Ok(signal),
             ended = self.tasks.join_next() => Err(why_ended(ended)),
             reason = self.dataplane.failed() => Err(AppError::Worker { reason }),
+            reason = self.node_ports.failed() => Err(AppError::Worker { reason }),
             never = announced => match never {},
         };
         notify(NotifyState::Stopping);
@@ -264,9 +275,9 @@ impl App {
             Err(error) => Err(error),
         };
         self.tasks.shutdown().await;
-        // The last handle joins the workers' threads.
-        let dataplane = self.dataplane;
-        spawn_blocking(move || drop(dataplane)).await?;
+        // The last handles join the workers' threads.
+        let threads = (self.node_ports, self.dataplane);
+        spawn_blocking(move || drop(threads)).await?;
         info!("stopped");
         result
     }
@@ -275,6 +286,8 @@ impl App {
     /// or until the next signal.
     async fn drain(&mut self, signals: &mut Signals) -> Result<(), AppError> {
         self.table.set_draining(true);
+        // A load balancer is told at once, by the kernel's refusal.
+        self.node_ports.set_open(false);
         let drained = timeout(self.config.drain_timeout, self.dataplane.drained());
         tokio::select! {
             drained = drained => {
@@ -313,25 +326,19 @@ async fn program(
     mut control: Control,
     mut batches: mpsc::Receiver<Batch>,
     dataplane: Arc<Dataplane>,
+    node_ports: Arc<NodePorts>,
+    unopened: Blocker,
 ) {
+    let mut unopened = Some(unopened);
     while let Some(batch) = batches.recv().await {
-        if control.program(batch.events, batch.initial_complete) {
+        let complete = batch.initial_complete;
+        if control.program(batch) {
             dataplane.table_changed();
         }
-    }
-}
-
-fn healthz_mend(error: &io::Error) -> Option<&'static str> {
-    let kind = error.kind();
-    if kind == io::ErrorKind::AddrInUse {
-        Some(
-            "another process, kube-proxy perhaps, has the port: choose another with \
-             --healthz-bind-address ADDRESS:PORT, or none with --healthz-bind-address ''",
-        )
-    } else if kind == io::ErrorKind::AddrNotAvailable {
-        Some("give an address that this node has, or 0.0.0.0")
-    } else {
-        None
+        if complete && let Some(unopened) = unopened.take() {
+            node_ports.settled().await;
+            drop(unopened);
+        }
     }
 }
 
@@ -341,11 +348,16 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, AppError> {
         .map_err(|source| AppError::Healthz { address, source })
 }
 
-fn families(service_cidrs: &[IpNet]) -> impl Iterator<Item = Family> {
-    service_cidrs.iter().map(|net| match net {
+/// The families of the service ranges; both while these are not known.
+fn families(service_cidrs: &[IpNet]) -> Vec<Family> {
+    if service_cidrs.is_empty() {
+        return vec![Family::IPv4, Family::IPv6];
+    }
+    let family = |net: &IpNet| match net {
         IpNet::V4(_) => Family::IPv4,
         IpNet::V6(_) => Family::IPv6,
-    })
+    };
+    service_cidrs.iter().map(family).collect()
 }
 
 fn link_config(config: &Config, index: u32) -> LinkConfig {
@@ -356,7 +368,8 @@ fn link_config(config: &Config, index: u32) -> LinkConfig {
     }
 }
 
-fn dataplane_config(flows: &FlowConfig) -> DataplaneConfig {
+fn dataplane_config(config: &Config) -> DataplaneConfig {
+    let flows = &config.flows;
     DataplaneConfig {
         connect_attempts: flows.connect_attempts,
         connect_timeout: flows.connect_timeout,
@@ -366,10 +379,12 @@ fn dataplane_config(flows: &FlowConfig) -> DataplaneConfig {
             MasqueradeSource::Interface(name) => Masquerade::Interface(name.to_string()),
             &MasqueradeSource::Address { v4, v6 } => Masquerade::Address { v4, v6 },
         },
-        // Manifests hold no NetworkPolicies, so nothing speaks against pods.
         pod_traffic: match flows.pod_traffic {
-            PodTraffic::Auto | PodTraffic::Always => true,
+            PodTraffic::Always => true,
             PodTraffic::Never => false,
+            // Manifests hold no NetworkPolicies, so nothing speaks against pods;
+            // what a cluster holds has to be seen first.
+            PodTraffic::Auto => matches!(config.source, Source::Manifests(_)),
         },
         max_flows: flows.max_flows,
         max_memory: flows.max_memory,
@@ -379,6 +394,14 @@ fn dataplane_config(flows: &FlowConfig) -> DataplaneConfig {
         },
         udp_timeout: flows.udp_timeout,
         mtu: DEFAULT_MTU as usize,
+    }
+}
+
+fn node_port_config(config: &Config) -> NodePortConfig {
+    NodePortConfig {
+        addresses: config.node_port_addresses.clone(),
+        except: LinkConfig::addresses_or_default(&config.tun.addresses),
+        workers: config.tun.workers,
     }
 }
 

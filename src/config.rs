@@ -10,11 +10,13 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
+use hyper::Uri;
 use ipnet::IpNet;
 use nix::sys::resource::{Resource, getrlimit};
 use thiserror::Error;
 
 use crate::ipvs::SchedulerKind;
+use crate::node_port::NodePortAddress;
 
 mod args;
 pub mod duration;
@@ -44,16 +46,19 @@ pub const RESERVED_FILES: u64 = 1024;
 /// Everything that `run` was told, checked.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// File or directory that the objects come from.
-    pub manifests: PathBuf,
+    /// Where the objects come from.
+    pub source: Source,
     /// This node's name, in lower case.
     pub node_name: String,
-    /// Networks routed into the TUN: at least one, none within another.
+    /// Networks routed into the TUN, none within another; empty is what the
+    /// cluster says, or else each service's address.
     pub service_cidrs: Vec<IpNet>,
     /// The device.
     pub tun: TunConfig,
     /// How flows are carried.
     pub flows: FlowConfig,
+    /// Which of the node's addresses node ports are opened on; empty for all.
+    pub node_port_addresses: Vec<NodePortAddress>,
     /// Where health is told; `None` is nowhere.
     pub healthz_bind_address: Option<SocketAddr>,
     /// Path of the admin socket.
@@ -62,6 +67,20 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Form of the log.
     pub log_format: LogFormat,
+}
+
+/// Where objects come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A file, or the files of a directory.
+    Manifests(PathBuf),
+    /// The API server of a cluster.
+    Cluster {
+        /// How to reach it; `None` is what a pod is given.
+        kubeconfig: Option<PathBuf>,
+        /// Its address, if not the one configured.
+        master: Option<Uri>,
+    },
 }
 
 /// What concerns the TUN device.
@@ -80,6 +99,8 @@ pub struct TunConfig {
 pub struct FlowConfig {
     /// Who chooses among real servers.
     pub scheduler: SchedulerKind,
+    /// Whether policies Local are followed as in kube-proxy's IPVS mode.
+    pub ipvs_compat: bool,
     /// Source address towards real servers.
     pub masquerade_source: MasqueradeSource,
     /// Whether pods are served.
@@ -106,23 +127,16 @@ pub struct FlowConfig {
 /// and the value.
 #[derive(Debug, Error)]
 pub enum ConfigError {
-    /// No source of objects.
-    #[error("--manifests PATH is missing: a source of Services and EndpointSlices is needed")]
-    SourceMissing,
     /// The source is not there.
-    #[error("--manifests '{}' cannot be read", path.display())]
+    #[error("{flag} '{}' cannot be read", path.display())]
     Source {
+        /// The flag that names it.
+        flag: &'static str,
         /// What was given.
         path: PathBuf,
         /// What the system says.
         source: std::io::Error,
     },
-    /// Nothing to route.
-    #[error(
-        "--service-cidr CIDR is missing: name the networks that services get their addresses from \
-         (the API server's --service-cluster-ip-range)"
-    )]
-    ServiceCidrMissing,
     /// Two networks that share addresses.
     #[error("--service-cidr '{first},{second}': the one contains the other")]
     ServiceCidrOverlap {
@@ -162,13 +176,8 @@ impl TryFrom<RunArgs> for Config {
     /// Checks what concerns several options and fills in what the machine
     /// decides: its name, its CPUs.
     fn try_from(args: RunArgs) -> Result<Self, ConfigError> {
-        let manifests = args.manifests.ok_or(ConfigError::SourceMissing)?;
-        if let Err(source) = std::fs::metadata(&manifests) {
-            let path = manifests;
-            return Err(ConfigError::Source { path, source });
-        }
         Ok(Self {
-            manifests,
+            source: source(args.manifests, args.kubeconfig, args.master)?,
             node_name: args.hostname_override.map_or_else(host_name, Ok)?,
             service_cidrs: service_cidrs(args.service_cidr)?,
             tun: TunConfig {
@@ -178,6 +187,7 @@ impl TryFrom<RunArgs> for Config {
             },
             flows: FlowConfig {
                 scheduler: args.ipvs_scheduler,
+                ipvs_compat: args.ipvs_compat,
                 masquerade_source: args.masquerade_source,
                 pod_traffic: args.pod_traffic,
                 tcp_timeout: non_zero(args.ipvs_tcp_timeout),
@@ -189,6 +199,7 @@ impl TryFrom<RunArgs> for Config {
                 max_flows: max_flows(args.max_flows),
                 max_memory: args.max_memory,
             },
+            node_port_addresses: args.nodeport_addresses,
             healthz_bind_address: args.healthz_bind_address.0,
             admin_socket: admin_socket(args.admin_socket)?,
             drain_timeout: args.drain_timeout,
@@ -197,10 +208,30 @@ impl TryFrom<RunArgs> for Config {
     }
 }
 
-fn service_cidrs(mut cidrs: Vec<IpNet>) -> Result<Vec<IpNet>, ConfigError> {
-    if cidrs.is_empty() {
-        return Err(ConfigError::ServiceCidrMissing);
+/// clap has seen to it that there is only one.
+fn source(
+    manifests: Option<PathBuf>,
+    kubeconfig: Option<PathBuf>,
+    master: Option<Uri>,
+) -> Result<Source, ConfigError> {
+    if let Some(path) = manifests {
+        return readable("--manifests", path).map(Source::Manifests);
     }
+    let kubeconfig = kubeconfig.map(|path| readable("--kubeconfig", path));
+    Ok(Source::Cluster {
+        kubeconfig: kubeconfig.transpose()?,
+        master,
+    })
+}
+
+fn readable(flag: &'static str, path: PathBuf) -> Result<PathBuf, ConfigError> {
+    match std::fs::metadata(&path) {
+        Ok(_) => Ok(path),
+        Err(source) => Err(ConfigError::Source { flag, path, source }),
+    }
+}
+
+fn service_cidrs(mut cidrs: Vec<IpNet>) -> Result<Vec<IpNet>, ConfigError> {
     // Sorted, a network stands directly before the first that it contains.
     cidrs.sort_unstable();
     for pair in cidrs.windows(2) {

@@ -37,6 +37,7 @@ pub mod dataplane;
 pub mod ipvs;
 pub mod lab;
 pub mod netstack;
+pub mod node_port;
 pub mod packet;
 pub mod service;
 pub mod source;

@@ -22,18 +22,38 @@ mod icmp;
 mod lab_itself;
 #[path = "cluster/lab_servers.rs"]
 mod lab_servers;
+#[path = "cluster/lifecycle.rs"]
+mod lifecycle;
+#[path = "cluster/limits.rs"]
+mod limits;
 #[path = "cluster/live.rs"]
 mod live;
+#[path = "cluster/manifests.rs"]
+mod manifest_files;
+#[path = "cluster/node_port.rs"]
+mod node_port;
+#[path = "cluster/node_port_exposure.rs"]
+mod node_port_exposure;
+#[path = "cluster/node_port_objects.rs"]
+mod node_port_objects;
+#[path = "cluster/node_port_stage.rs"]
+mod node_port_stage;
 #[path = "cluster/refusals.rs"]
 mod refusals;
 #[path = "cluster/sockets.rs"]
 mod sockets;
+#[path = "cluster/start.rs"]
+mod start;
 #[path = "cluster/tcp.rs"]
 mod tcp;
+#[path = "cluster/telling.rs"]
+mod telling;
 #[path = "cluster/transfer.rs"]
 mod transfer;
 #[path = "cluster/udp.rs"]
 mod udp;
+#[path = "cluster/workers.rs"]
+mod workers;
 #[path = "cluster/world.rs"]
 mod world;
 
@@ -51,11 +71,19 @@ fn main() -> ExitCode {
         icmp::trials(),
         lab_itself::trials(),
         lab_servers::trials(),
+        lifecycle::trials(),
+        limits::trials(),
         live::trials(),
+        manifest_files::trials(),
+        node_port::trials(),
+        node_port_exposure::trials(),
         refusals::trials(),
+        start::trials(),
         tcp::trials(),
+        telling::trials(),
         transfer::trials(),
         udp::trials(),
+        workers::trials(),
     ]
     .into_iter()
     .flatten()

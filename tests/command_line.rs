@@ -9,6 +9,7 @@ fn call(words: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_kube-tun-proxy"))
         .args(words)
         .env_remove("RUST_LOG")
+        .env_remove("KUBERNETES_SERVICE_HOST")
         .output()
         .unwrap()
 }
@@ -30,11 +31,24 @@ fn wrong_usage_names_flag_and_value() {
     let here = env!("CARGO_MANIFEST_DIR");
     fails(&[], 2, &["Usage:", "run", "list"]);
     fails(&["walk"], 2, &["walk"]);
-    fails(&["run"], 2, &["error: --manifests PATH is missing"]);
     fails(
-        &["run", "--manifests", here],
+        &["run"],
         2,
-        &["error: --service-cidr CIDR is missing"],
+        &[
+            "error: neither --manifests nor --kubeconfig is given",
+            "mend: ",
+        ],
+    );
+    fails(
+        &["run", "--manifests", here, "--kubeconfig", here],
+        2,
+        &["--manifests", "cannot be used with", "--kubeconfig"],
+    );
+    let broken = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    fails(
+        &["run", "--kubeconfig", broken],
+        2,
+        &["error: --kubeconfig '", "Cargo.toml' cannot be used: "],
     );
     fails(
         &[

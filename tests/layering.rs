@@ -24,6 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "ipvs",
             "lab",
             "netstack",
+            "node_port",
             "packet",
             "service",
             "source",
@@ -38,6 +39,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "dataplane",
             "ipvs",
             "netstack",
+            "node_port",
             "packet",
             "service",
             "source",
@@ -45,12 +47,14 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     // Options take their types, names and limits from what they configure.
-    ("config", &["ipvs", "service", "tun"]),
+    ("config", &["ipvs", "node_port", "service", "tun"]),
     // Read-only handles and what they show.
     ("admin", &["dataplane", "ipvs", "service"]),
     // Knows the objects that it writes as manifests, nothing of the proxy.
     ("lab", &["service"]),
     ("source", &["service"]),
+    // Dials, counts, limits and logs flows as the data plane does, with its parts.
+    ("node_port", &["dataplane", "ipvs", "service"]),
     ("dataplane", &["ipvs", "netstack", "packet", "tun"]),
     ("netstack", &["packet"]),
     ("tun", &["packet"]),

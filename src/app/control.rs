@@ -3,13 +3,17 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
+use super::exposure::Exposure;
+use super::programming::ProgrammingLatency;
 use crate::admin::health::Health;
 use crate::admin::readiness::Blocker;
 use crate::ipvs::Table;
 use crate::service::index::Index;
-use crate::service::object::{Event, ObjectWarning};
+use crate::service::object::ObjectWarning;
+use crate::source::Batch;
 
 /// Applies batches of events to the index, and what changes to the table. No
 /// task, no lock of its own: it belongs to the task that receives the batches.
@@ -18,6 +22,9 @@ pub(super) struct Control {
     index: Index,
     table: Arc<Table>,
     health: Health,
+    latency: Arc<ProgrammingLatency>,
+    /// Told of changes once the table has them.
+    exposure: Option<Arc<Exposure>>,
     /// Held until the first full state is programmed.
     unsynced: Option<Blocker>,
 }
@@ -30,17 +37,30 @@ impl Control {
             index,
             table,
             health,
+            latency: Arc::default(),
+            exposure: None,
             unsynced: Some(unsynced),
         }
     }
 
-    /// Programs one batch. `complete` says that with it everything that existed
-    /// at the start has come. Returns whether any virtual server changed.
-    pub(super) fn program(
-        &mut self,
-        events: impl IntoIterator<Item = Event>,
-        complete: bool,
-    ) -> bool {
+    /// Tells `exposure` of changes from now on.
+    pub(super) fn with_exposure(mut self, exposure: Arc<Exposure>) -> Self {
+        self.exposure = Some(exposure);
+        self
+    }
+
+    /// How long changes took to be programmed.
+    pub(super) fn latency(&self) -> Arc<ProgrammingLatency> {
+        Arc::clone(&self.latency)
+    }
+
+    /// Programs one batch. Returns whether any virtual server changed.
+    pub(super) fn program(&mut self, batch: Batch) -> bool {
+        let Batch {
+            events,
+            initial_complete: complete,
+            triggers,
+        } = batch;
         self.health.queued(Instant::now());
         let outcome = self.index.apply_all(events);
         for change in &outcome.changes {
@@ -48,8 +68,16 @@ impl Control {
             self.table.apply(change);
         }
         outcome.warnings.iter().for_each(warn_of);
-        if complete && let Some(unsynced) = self.unsynced.take() {
+        if complete {
             self.table.set_synced();
+        }
+        if let Some(exposure) = &self.exposure {
+            exposure.programmed(&outcome.changes, complete);
+        }
+        for trigger in triggers {
+            self.measure(trigger);
+        }
+        if complete && let Some(unsynced) = self.unsynced.take() {
             info!(
                 services = self.index.services().len(),
                 virtual_servers = self.table.snapshot().len(),
@@ -59,6 +87,15 @@ impl Control {
         }
         self.health.updated(SystemTime::now());
         !outcome.changes.is_empty()
+    }
+
+    /// A change that happened at this time is programmed now.
+    fn measure(&self, trigger: Timestamp) {
+        // Another machine's clock may be ahead of ours.
+        let latency = Timestamp::now().duration_since(trigger);
+        let latency = latency.try_into().unwrap_or_default();
+        debug!(?latency, "a change of endpoints is programmed");
+        self.latency.observe(latency);
     }
 }
 

@@ -6,6 +6,7 @@ use crate::admin::api;
 use crate::admin::socket::View;
 use crate::dataplane::{Dataplane, FlowView};
 use crate::ipvs::{RealServerView, Table, VirtualServerView};
+use crate::node_port::NodePorts;
 
 /// A read-only view of a running proxy.
 #[derive(Debug)]
@@ -13,6 +14,8 @@ pub(super) struct ProxyView {
     pub(super) table: Arc<Table>,
     /// Weak, since a connection that lingers must not keep the workers alive.
     pub(super) dataplane: Weak<Dataplane>,
+    /// As weak.
+    pub(super) node_ports: Weak<NodePorts>,
 }
 
 impl View for ProxyView {
@@ -26,6 +29,9 @@ impl View for ProxyView {
             return Vec::new();
         };
         let mut flows = dataplane.flows().await;
+        if let Some(node_ports) = self.node_ports.upgrade() {
+            flows.extend(node_ports.flows().await);
+        }
         flows.sort_unstable_by_key(|flow| (flow.protocol, flow.client, flow.virtual_server));
         flows.iter().map(flow).collect()
     }
@@ -78,8 +84,8 @@ mod tests {
 
     use super::*;
     use crate::ipvs::SchedulerKind;
+    use crate::service::VirtualServerSpec;
     use crate::service::{Change, Protocol, ServicePortName, VirtualAddress};
-    use crate::service::{VirtualServerSpec, WhenEmpty};
 
     fn name() -> Arc<ServicePortName> {
         Arc::new(ServicePortName {
@@ -102,12 +108,10 @@ mod tests {
     fn a_virtual_server_as_it_is_programmed() {
         let table = Table::new(SchedulerKind::Rr);
         table.apply(&Change::Upsert(VirtualServerSpec {
-            address: address(),
-            service: name(),
             real_servers: vec!["10.1.65.8:53".parse().unwrap()],
             serving: vec!["10.1.65.8:53".parse().unwrap()],
-            when_empty: WhenEmpty::Reject,
             persistence: Some(Duration::from_secs(600)),
+            ..VirtualServerSpec::new(address(), name())
         }));
         let told: Vec<_> = table.snapshot().iter().map(virtual_server).collect();
         assert_eq!(

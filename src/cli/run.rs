@@ -38,6 +38,8 @@ fn usage(error: &dyn Error) -> Failure {
 fn failure(error: &AppError) -> Failure {
     let status = if error.node_lacks() {
         Status::NodeLacks
+    } else if error.misconfigured() {
+        Status::Usage
     } else {
         Status::Failed
     };

@@ -71,31 +71,68 @@ fn defaults_are_those_of_the_contract() {
 }
 
 #[test]
-fn a_source_is_needed_and_must_be_there() {
-    let error = read(&["run", "--service-cidr", "10.0.0.0/16"]).unwrap_err();
-    assert!(
-        error.to_string().contains("--manifests PATH is missing"),
-        "{error}"
-    );
-
+fn one_source_which_must_be_there() {
+    let here = env!("CARGO_MANIFEST_DIR");
+    let source = |words: &[&str]| read(&[&["run"], words].concat()).unwrap().source;
+    assert!(matches!(
+        source(&["--manifests", here]),
+        Source::Manifests(path) if path.as_os_str() == here
+    ));
+    assert!(matches!(
+        source(&[]),
+        Source::Cluster {
+            kubeconfig: None,
+            master: None
+        }
+    ));
     let words = [
-        "run",
-        "--manifests",
-        "/no/such",
-        "--service-cidr",
-        "10.0.0.0/16",
+        "--kubeconfig",
+        here,
+        "--master",
+        "https://192.168.0.10:6443",
     ];
-    let error = read(&words).unwrap_err().to_string();
-    assert!(
-        error.contains("--manifests '/no/such' cannot be read"),
-        "{error}"
+    let Source::Cluster { kubeconfig, master } = source(&words) else {
+        panic!("a kubeconfig is a cluster's");
+    };
+    assert_eq!(kubeconfig, Some(PathBuf::from(here)));
+    assert_eq!(master.unwrap().to_string(), "https://192.168.0.10:6443/");
+
+    for flag in ["--manifests", "--kubeconfig"] {
+        let error = read(&["run", flag, "/no/such"]).unwrap_err().to_string();
+        let expected = format!("{flag} '/no/such' cannot be read");
+        assert!(error.contains(&expected), "{error}");
+    }
+    refused(&["--kubeconfig", here], &["--manifests", "--kubeconfig"]);
+    refused(&["--master=https://host"], &["--manifests", "--master"]);
+    for url in ["", "192.168.0.10:6443", "ftp://host", "/path", "https://"] {
+        let error = read(&["run", "--master", url]).unwrap_err().to_string();
+        assert!(error.contains("--master"), "{error}");
+    }
+}
+
+#[test]
+fn node_port_addresses() {
+    assert!(ok(&[]).node_port_addresses.is_empty());
+    let several = [
+        "--nodeport-addresses",
+        "192.168.0.0/24,primary,localhost,fd00::/8",
+    ];
+    let told: Vec<_> = ok(&several)
+        .node_port_addresses
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(told, ["192.168.0.0/24", "primary", "localhost", "fd00::/8"]);
+    refused(
+        &["--nodeport-addresses", "primary,192.168.0.1"],
+        &["--nodeport-addresses", "'192.168.0.1'", "nor primary"],
     );
 }
 
 #[test]
 fn service_cidrs() {
-    let error = read(&["run", "--manifests", "/"]).unwrap_err().to_string();
-    assert!(error.contains("--service-cidr CIDR is missing"), "{error}");
+    let none = read(&["run", "--manifests", "/"]).unwrap();
+    assert!(none.service_cidrs.is_empty());
 
     let both = [
         "10.0.0.0/16".parse().unwrap(),
@@ -200,6 +237,12 @@ fn masquerade_sources() {
             &["--masquerade-source", value, reason],
         );
     }
+}
+
+#[test]
+fn policies_as_in_ipvs_mode_are_asked_for() {
+    assert!(!ok(&[]).flows.ipvs_compat);
+    assert!(ok(&["--ipvs-compat"]).flows.ipvs_compat);
 }
 
 #[test]

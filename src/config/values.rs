@@ -8,10 +8,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use clap::ValueEnum;
+use hyper::Uri;
 use ipnet::IpNet;
 
 use super::{duration, size};
 use crate::ipvs::{SchedulerKind, UnknownScheduler};
+use crate::node_port::NodePortAddress;
 
 /// Longest name of an interface: IFNAMSIZ (linux/if.h) less its final NUL.
 const IFNAME_MAX: usize = 15;
@@ -74,6 +76,16 @@ pub enum LogFormat {
     Json,
 }
 
+/// Address of an API server.
+pub(super) fn master(text: &str) -> Result<Uri, String> {
+    let no_url = "is no URL of a server; one looks like https://192.168.0.10:6443";
+    let uri: Uri = text.parse().map_err(|_| no_url.to_owned())?;
+    if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none() {
+        return Err(no_url.to_owned());
+    }
+    Ok(uri)
+}
+
 /// A network that is routed into the TUN.
 pub(super) fn service_cidr(text: &str) -> Result<IpNet, String> {
     let net: IpNet = text
@@ -93,6 +105,17 @@ pub(super) fn service_cidr(text: &str) -> Result<IpNet, String> {
         return Err("is no range that services get addresses from".to_owned());
     }
     Ok(net)
+}
+
+/// Which of the node's addresses node ports are opened on: one item of the list.
+pub(super) fn node_port_address(text: &str) -> Result<NodePortAddress, String> {
+    match text {
+        "primary" => Ok(NodePortAddress::Primary),
+        "localhost" => Ok(NodePortAddress::Localhost),
+        network => network.parse().map(NodePortAddress::Cidr).map_err(|_| {
+            "is neither a network, such as 192.168.0.0/24, nor primary, nor localhost".to_owned()
+        }),
+    }
 }
 
 /// An address of the TUN device.

@@ -10,6 +10,7 @@
 use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
+use super::ending::Ending;
 use super::server_socket::ServerSocket;
 use crate::netstack::{Fault, Ingest, Stack, TcpEndpoint, TcpState, Transmit};
 
@@ -20,15 +21,14 @@ const TURN_BYTES: usize = 256 << 10;
 /// Packets that one turn may send.
 const TURN_PACKETS: usize = 16;
 
-/// A client that has not completed its handshake by then has gone: the kernel
-/// gives up on a SYN-ACK after about as long with net.ipv4.tcp_synack_retries = 3.
+/// A client that has not completed its handshake by then has gone; the kernel gives up
+/// as late with net.ipv4.tcp_synack_retries = 3.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Connections that live longer are worth the system calls that arm keep-alive.
 const SHORT_LIFE: Duration = Duration::from_secs(10);
 
-/// How long into TIME_WAIT the stack is polled: half of what smoltcp's 10 s are
-/// by its faster clock.
+/// How long into TIME_WAIT the stack is polled: half of smoltcp's 10 s by its clock.
 const TIME_WAIT_POLLED: Duration = Duration::from_secs(1);
 
 /// How often a flow's rings are looked at while something moves, and how little must
@@ -37,8 +37,8 @@ const TIME_WAIT_POLLED: Duration = Duration::from_secs(1);
 const TIDY_INTERVAL: Duration = Duration::from_secs(2);
 const TIDY_BYTES: u64 = 1 << 20;
 
-/// The least time between two turns that only a timer asks for: smoltcp may say
-/// "now" while nothing can be sent, and must not make the worker spin.
+/// The least time to the next turn that only a timer asks for: smoltcp may say "now"
+/// while nothing can be sent.
 const TIMER_FLOOR: Duration = Duration::from_millis(1);
 
 /// Limits on a flow's time.
@@ -49,64 +49,6 @@ pub struct TcpTimeouts {
     /// Ends a flow whose two directions are finished while the client does not
     /// acknowledge the end.
     pub closing: Duration,
-}
-
-/// How a flow ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// Both ends finished.
-    Closed,
-    /// The client sent RST.
-    ClientReset,
-    /// The real server sent RST.
-    ServerReset,
-    /// The client never completed its handshake.
-    HandshakeTimeout,
-    /// The client has not answered probes or retransmissions.
-    ClientTimeout,
-    /// The real server has not answered probes or retransmissions.
-    ServerTimeout,
-    /// Nothing moved for `--ipvs-tcp-timeout` or the UDP timeout.
-    Idle,
-    /// The client did not acknowledge the end within `--ipvs-tcpfin-timeout`.
-    ClosingTimeout,
-    /// The client started anew from the same port.
-    Replaced,
-    /// The endpoint no longer serves (UDP only).
-    EndpointRemoved,
-    /// No real server took the connection: each refused or could not be reached.
-    ConnectRefused,
-    /// No real server took the connection: each stayed silent.
-    ConnectTimeout,
-    /// The client gave up while the connection to the real server was opened.
-    Abandoned,
-    /// The flow broke inside the proxy.
-    Fault,
-    /// The proxy stops.
-    Stopped,
-}
-
-impl Ending {
-    /// The name as logs print it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::ClientReset => "client_reset",
-            Self::ServerReset => "server_reset",
-            Self::HandshakeTimeout => "handshake_timeout",
-            Self::ClientTimeout => "client_timeout",
-            Self::ServerTimeout => "server_timeout",
-            Self::Idle => "idle",
-            Self::ClosingTimeout => "closing_timeout",
-            Self::Replaced => "replaced",
-            Self::EndpointRemoved => "endpoint_removed",
-            Self::ConnectRefused => "connect_refused",
-            Self::ConnectTimeout => "connect_timeout",
-            Self::Abandoned => "abandoned",
-            Self::Fault => "fault",
-            Self::Stopped => "stopped",
-        }
-    }
 }
 
 /// What a turn leaves behind.
@@ -125,6 +67,8 @@ pub enum Progress {
 pub struct TcpFlow<S> {
     endpoint: TcpEndpoint,
     server: S,
+    /// What the real server gets before anything of the client's.
+    preface: Vec<u8>,
     readable: bool,
     writable: bool,
     /// A short read does not mean that the socket is empty.
@@ -173,6 +117,7 @@ impl<S: ServerSocket> TcpFlow<S> {
         Ok(Self {
             endpoint,
             server,
+            preface: Vec::new(),
             readable: false,
             writable: true,
             more_behind: false,
@@ -192,6 +137,12 @@ impl<S: ServerSocket> TcpFlow<S> {
             bytes_in: 0,
             bytes_out: 0,
         })
+    }
+
+    /// Sends `preface` to the real server before anything of the client's. It is not
+    /// counted among the bytes that the client sent.
+    pub fn set_preface(&mut self, preface: Vec<u8>) {
+        self.preface = preface;
     }
 
     /// Takes one segment of the client. `sequence_end` is the sequence number
@@ -228,7 +179,6 @@ impl<S: ServerSocket> TcpFlow<S> {
     }
 
     /// Moves what can be moved and sends what is due.
-    ///
     /// # Errors
     /// When smoltcp panics.
     pub fn turn(
@@ -361,6 +311,12 @@ impl<S: ServerSocket> TcpFlow<S> {
 
     /// From the receive ring into the socket.
     fn move_to_server(&mut self) {
+        if !self.preface.is_empty() {
+            self.send_preface();
+            if !self.preface.is_empty() {
+                return;
+            }
+        }
         while self.writable && self.server_error.is_none() && self.endpoint.receive_queue() > 0 {
             let server = &mut self.server;
             let sent = self.endpoint.receive(|bytes| match server.send(bytes) {
@@ -379,6 +335,20 @@ impl<S: ServerSocket> TcpFlow<S> {
             self.finish_sent = true;
             if self.server_error.is_none() {
                 self.server.finish();
+            }
+        }
+    }
+
+    fn send_preface(&mut self) {
+        while self.writable && !self.preface.is_empty() {
+            match self.server.send(&self.preface) {
+                Ok(sent) => drop(self.preface.drain(..sent)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.writable = false,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.preface.clear();
+                    self.server_failed(&error);
+                }
             }
         }
     }

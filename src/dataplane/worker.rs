@@ -22,13 +22,13 @@ use mio::{Events, Interest, Poll, Token};
 
 use super::access_log::FlowRecord;
 use super::dialer::Dialer;
+use super::ending::Ending;
 use super::flow_table::{FlowId, FlowKey, FlowTable};
 use super::half_open::HalfOpen;
 use super::local_addresses::LocalAddresses;
 use super::shared::{Message, Shared};
 use super::sink::TunSink;
 use super::stats::{WorkerStats, add};
-use super::tcp_flow::Ending;
 use super::timers::Timers;
 use super::view::FlowView;
 use crate::ipvs::{DropReason, Protocol, RejectReason, VirtualServer};
@@ -67,7 +67,7 @@ pub(super) struct Worker {
     poll: Poll,
     mailbox: Receiver<Message>,
     log: SyncSender<FlowRecord>,
-    flows: FlowTable,
+    flows: FlowTable<Flow>,
     timers: Timers,
     dirty: Vec<FlowId>,
     stack: Stack,

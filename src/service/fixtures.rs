@@ -4,22 +4,23 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::NodeNetwork;
 use super::endpoint::EndpointSlice;
 use super::object::{Event, NamespacedName, Node, Object, ObjectKey, ObjectKind};
 use super::service_port::Service;
 
 /// A Service from metadata and spec.
-pub(super) fn service(metadata: Value, spec: Value) -> Service {
+pub(crate) fn service(metadata: Value, spec: Value) -> Service {
     service_with_status(metadata, spec, Value::Null)
 }
 
-pub(super) fn service_with_status(metadata: Value, spec: Value, status: Value) -> Service {
+pub(crate) fn service_with_status(metadata: Value, spec: Value, status: Value) -> Service {
     let object = json!({"metadata": metadata, "spec": spec, "status": status});
     Service::from_api(&serde_json::from_value(object).unwrap()).unwrap()
 }
 
 /// A Service `default/<name>` with ports `(name, number)` over TCP.
-pub(super) fn plain(name: &str, ip: &str, ports: &[(&str, i32)]) -> Service {
+pub(crate) fn plain(name: &str, ip: &str, ports: &[(&str, i32)]) -> Service {
     let ports: Vec<_> = ports
         .iter()
         .map(|(n, p)| json!({"name": n, "port": p}))
@@ -32,7 +33,7 @@ pub(super) fn plain(name: &str, ip: &str, ports: &[(&str, i32)]) -> Service {
 
 /// A slice `default/<name>` of a Service, from ports `(name, number)` and
 /// endpoints in the notation of [`endpoint`].
-pub(super) fn slice(
+pub(crate) fn slice(
     name: &str,
     service: &str,
     ports: &[(&str, i32)],
@@ -41,7 +42,7 @@ pub(super) fn slice(
     slice_of("IPv4", name, service, ports, endpoints)
 }
 
-pub(super) fn slice_of(
+pub(crate) fn slice_of(
     address_type: &str,
     name: &str,
     service: &str,
@@ -61,7 +62,7 @@ pub(super) fn slice_of(
     }))
 }
 
-pub(super) fn slice_from(object: Value) -> EndpointSlice {
+pub(crate) fn slice_from(object: Value) -> EndpointSlice {
     EndpointSlice::from_api(&serde_json::from_value(object).unwrap()).unwrap()
 }
 
@@ -92,29 +93,31 @@ fn endpoint(text: &str) -> Value {
 }
 
 /// A Node with or without a zone.
-pub(super) fn node(name: &str, zone: Option<&str>) -> Event {
-    let name = NamespacedName::new("", name);
-    let zone = zone.map(Into::into);
-    apply(Object::Node(Arc::new(Node { name, zone })))
+pub(crate) fn node(name: &str, zone: Option<&str>) -> Event {
+    apply(Object::Node(Arc::new(Node {
+        name: NamespacedName::new("", name),
+        zone: zone.map(Into::into),
+        network: NodeNetwork::default(),
+    })))
 }
 
-pub(super) fn apply(object: Object) -> Event {
+pub(crate) fn apply(object: Object) -> Event {
     Event::Apply {
         object,
         origin: None,
     }
 }
 
-pub(super) fn apply_service(service: Service) -> Event {
+pub(crate) fn apply_service(service: Service) -> Event {
     apply(Object::Service(Arc::new(service)))
 }
 
-pub(super) fn apply_slice(slice: EndpointSlice) -> Event {
+pub(crate) fn apply_slice(slice: EndpointSlice) -> Event {
     apply(Object::EndpointSlice(Arc::new(slice)))
 }
 
 /// Deletion of `default/<name>`.
-pub(super) fn delete(kind: ObjectKind, name: &str) -> Event {
+pub(crate) fn delete(kind: ObjectKind, name: &str) -> Event {
     let namespace = if kind == ObjectKind::Node {
         ""
     } else {

@@ -5,6 +5,8 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::NodeNetwork;
+use super::address::{parse_cidr, parse_ip};
 use super::endpoint::EndpointSlice;
 use super::service_port::Service;
 
@@ -104,6 +106,8 @@ pub struct Node {
     pub name: NamespacedName,
     /// Label `topology.kubernetes.io/zone`; none when absent or empty.
     pub zone: Option<Arc<str>>,
+    /// Its addresses and those of its pods.
+    pub network: NodeNetwork,
 }
 
 impl Node {
@@ -115,7 +119,37 @@ impl Node {
         Some(Self {
             name: NamespacedName::new("", name),
             zone: zone.filter(|z| !z.is_empty()).map(|z| z.as_str().into()),
+            network: network(node),
         })
+    }
+}
+
+/// What cannot be read is left out.
+fn network(node: &k8s_openapi::api::core::v1::Node) -> NodeNetwork {
+    let spec = node.spec.as_ref();
+    let status = node.status.as_ref();
+    let mut cidrs: Vec<&str> = Vec::new();
+    if let Some(spec) = spec {
+        let several = spec.pod_cidrs.iter().flatten().map(String::as_str);
+        cidrs.extend(several);
+        if cidrs.is_empty() {
+            cidrs.extend(spec.pod_cidr.as_deref());
+        }
+    }
+    let addresses = status.and_then(|s| s.addresses.as_deref());
+    let of_type = |kind: &str| -> Vec<_> {
+        let all = addresses.unwrap_or_default().iter();
+        let texts = all.filter(|a| a.type_ == kind).map(|a| &a.address);
+        texts.filter_map(|text| parse_ip(text)).collect()
+    };
+    let mut addresses = of_type("InternalIP");
+    if addresses.is_empty() {
+        // Kubernetes' order of preference for a node's IP (`GetNodeHostIPs`).
+        addresses = of_type("ExternalIP");
+    }
+    NodeNetwork {
+        pod_cidrs: cidrs.into_iter().filter_map(parse_cidr).collect(),
+        addresses,
     }
 }
 
@@ -239,7 +273,7 @@ pub enum Reason {
         other: String,
     },
     /// The address of a virtual server that belongs to another Service.
-    #[error("{address} belongs to {owner}, which is older or first by name")]
+    #[error("{address} belongs to {owner}: a cluster IP comes first, then age, then name")]
     Taken {
         /// The address.
         address: super::VirtualAddress,

@@ -250,14 +250,20 @@ fn restarted(
     );
     world.cluster.remove_pod(&name)?;
     world.cluster.add_pod(&node, PodSpec::new(&name, 21))?;
+    let overlay = world.capture_overlay()?;
     let limit = Duration::from_millis(900);
     let anew = connect_from_port(world.from(Client::Pod), 40_400, vip, limit)?;
     assert!(server.wait_for_accepted(2, LIMIT));
-    server.release();
-    assert!(server.wait_for_ended(1, LIMIT));
-    // The first to end is the old one: the new one has not closed yet.
-    assert_eq!(server.ended()[0].how, How::Reset);
     assert!(world.proxy().wait_for_log("\"replaced\"", LIMIT).is_some());
+    // The real server is told that the old one is over.
+    let old = server.peers()[0];
+    let told = overlay.wait_for(LIMIT, |packet| {
+        packet.from() == old && packet.tcp_flags().is_some_and(|flags| flags.rst)
+    });
+    assert!(told.is_some(), "no RST from {old}");
+    server.release();
+    assert_eq!((&anew).read(&mut [0])?, 0);
     drop((anew, lost));
+    ended(&server, 2)?;
     Ok(())
 }

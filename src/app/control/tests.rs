@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -7,7 +8,7 @@ use crate::admin::health::Family;
 use crate::admin::readiness::Readiness;
 use crate::ipvs::{DropReason, SchedulerKind, Verdict};
 use crate::service::endpoint::EndpointSlice;
-use crate::service::object::Object;
+use crate::service::object::{Event, Object};
 use crate::service::service_port::Service;
 use crate::service::{Protocol, VirtualAddress};
 
@@ -30,6 +31,14 @@ fn fixture() -> Fixture {
         control,
         table,
         readiness,
+    }
+}
+
+fn batch<const N: usize>(events: [Event; N], initial_complete: bool) -> Batch {
+    Batch {
+        events: events.into(),
+        initial_complete,
+        ..Batch::default()
     }
 }
 
@@ -72,11 +81,12 @@ fn apply(object: Object) -> Event {
 }
 
 fn verdict(table: &Table) -> Verdict {
-    table.verdict(VirtualAddress {
+    let address = VirtualAddress {
         ip: [10, 0, 0, 3].into(),
         port: 443,
         protocol: Protocol::Tcp,
-    })
+    };
+    table.verdict(address, [10, 1, 15, 7].into(), || false)
 }
 
 #[test]
@@ -86,8 +96,8 @@ fn nothing_is_served_before_the_first_full_state() {
         table,
         readiness,
     } = fixture();
-    assert!(control.program([service("10.0.0.3")], false));
-    assert!(control.program([slice(&["10.1.65.5"])], false));
+    assert!(control.program(batch([service("10.0.0.3")], false)));
+    assert!(control.program(batch([slice(&["10.1.65.5"])], false)));
     assert!(matches!(
         verdict(&table),
         Verdict::Drop(DropReason::NotSynced)
@@ -95,7 +105,7 @@ fn nothing_is_served_before_the_first_full_state() {
     assert_eq!(readiness.blockers(), ["waiting for the first full state"]);
 
     // The batch that completes the state may itself change nothing.
-    assert!(!control.program([], true));
+    assert!(!control.program(batch([], true)));
     assert!(matches!(verdict(&table), Verdict::Forward(_)));
     assert!(readiness.blockers().is_empty());
 }
@@ -107,7 +117,7 @@ fn an_empty_cluster_is_a_full_state() {
         table,
         readiness,
     } = fixture();
-    assert!(!control.program([], true));
+    assert!(!control.program(batch([], true)));
     assert!(table.is_synced());
     assert!(readiness.blockers().is_empty());
 }
@@ -117,9 +127,9 @@ fn only_what_changes_is_told() {
     let Fixture {
         mut control, table, ..
     } = fixture();
-    assert!(control.program([service("10.0.0.3"), slice(&["10.1.65.5"])], true));
-    assert!(!control.program([slice(&["10.1.65.5"])], false));
-    assert!(control.program([slice(&["10.1.65.5", "10.1.37.9"])], false));
+    assert!(control.program(batch([service("10.0.0.3"), slice(&["10.1.65.5"])], true)));
+    assert!(!control.program(batch([slice(&["10.1.65.5"])], false)));
+    assert!(control.program(batch([slice(&["10.1.65.5", "10.1.37.9"])], false)));
     let servers = &table.snapshot()[0].real_servers;
     let servers: Vec<_> = servers
         .iter()
@@ -133,7 +143,23 @@ fn what_makes_no_sense_does_not_stop_the_rest() {
     let Fixture {
         mut control, table, ..
     } = fixture();
-    assert!(!control.program([service("no address")], true));
-    assert!(control.program([service("10.0.0.3"), slice(&["10.1.65.5"])], false));
+    assert!(!control.program(batch([service("no address")], true)));
+    assert!(control.program(batch([service("10.0.0.3"), slice(&["10.1.65.5"])], false)));
     assert!(matches!(verdict(&table), Verdict::Forward(_)));
+}
+
+#[test]
+fn changes_are_measured_from_when_they_happened() {
+    let Fixture { mut control, .. } = fixture();
+    let now = Timestamp::now();
+    let ago = |seconds| now - jiff::SignedDuration::from_secs(seconds);
+    control.program(Batch {
+        triggers: vec![ago(100), ago(-100)],
+        ..Batch::default()
+    });
+    let measured = control.latency().snapshot();
+    assert_eq!(measured.count, 2);
+    // A clock that is ahead of ours measures nothing, not less.
+    assert_eq!(measured.cumulative.first(), Some(&1));
+    assert!(measured.sum >= Duration::from_secs(100), "{measured:?}");
 }

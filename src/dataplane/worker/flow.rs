@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use crate::dataplane::DataplaneConfig;
 use crate::dataplane::access_log::FlowRecord;
+use crate::dataplane::ending::Ending;
 use crate::dataplane::flow_table::FlowKey;
 use crate::dataplane::server_socket::KernelSocket;
-use crate::dataplane::tcp_flow::{Ending, TcpFlow};
+use crate::dataplane::tcp_flow::TcpFlow;
 use crate::dataplane::udp_flow::UdpFlow;
 use crate::dataplane::view::FlowView;
 use crate::ipvs::{Connection, VirtualAddress, VirtualServer};

@@ -11,10 +11,12 @@ use mio::{Interest, Token};
 
 use super::receive::Arrival;
 use super::{Dial, Kind, Worker};
+use crate::dataplane::ending::Ending;
 use crate::dataplane::flow_table::{FlowId, FlowKey, Found};
+use crate::dataplane::preface::proxy_header;
 use crate::dataplane::server_socket::KernelSocket;
 use crate::dataplane::stats::add;
-use crate::dataplane::tcp_flow::{Ending, Progress, TcpFlow};
+use crate::dataplane::tcp_flow::{Progress, TcpFlow};
 use crate::ipvs::{
     Connection, DropReason, EchoVerdict, Protocol, RejectReason, Verdict, VirtualAddress,
 };
@@ -106,7 +108,8 @@ impl Worker {
             port: key.virtual_server.port(),
             protocol: Protocol::Tcp,
         };
-        let server = match self.shared.table.verdict(address) {
+        let verdict = self.verdict(address, key.client);
+        let server = match verdict {
             Verdict::Forward(server) => server,
             refusal @ (Verdict::Reject(_) | Verdict::Drop(_)) => {
                 return self.refuse_syn(packet, &refusal);
@@ -346,7 +349,14 @@ impl Worker {
             &mut self.sink,
         );
         match opened {
-            Ok(tcp) => {
+            Ok(mut tcp) => {
+                let version = flow.server.proxy_protocol;
+                let header = version.and_then(|version| {
+                    proxy_header(version, flow.key.client, flow.key.virtual_server)
+                });
+                if let Some(header) = header {
+                    tcp.set_preface(header);
+                }
                 flow.kind = Kind::Tcp(Box::new(tcp));
                 self.mark(id);
             }

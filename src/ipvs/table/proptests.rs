@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use proptest::prelude::*;
 
-use super::tests::{endpoints, forward, host, spec, table};
+use super::tests::{endpoints, forward, host, spec, table, verdict};
 use super::*;
 use crate::ipvs::Connection;
 use crate::service::WhenEmpty;
@@ -177,7 +177,7 @@ proptest! {
             }
             let mut expected = Vec::new();
             for n in 0..ADDRESSES {
-                prop_assert_eq!(word(&table.verdict(address(n))), model.verdict(n), "{}", n);
+                prop_assert_eq!(word(&verdict(&table, address(n))), model.verdict(n), "{}", n);
                 let known = model.verdict(n) != "unknown_address";
                 prop_assert_eq!(table.echo(address(n).ip) == EchoVerdict::Answer, known);
                 if model.servers.contains_key(&n) {

@@ -1,8 +1,9 @@
 use serde_json::json;
 
 use super::*;
+use crate::service::WhenEmpty;
 use crate::service::fixtures::{
-    apply_service, apply_slice, delete, node, plain, service, slice, slice_of,
+    apply_service, apply_slice, delete, node, plain, service, service_with_status, slice, slice_of,
 };
 use crate::service::object::ObjectKind::{self, EndpointSlice as Slice, Service as Svc};
 
@@ -37,6 +38,12 @@ fn changes(outcome: &Outcome) -> Vec<String> {
     let change = |change: &Change| match change {
         Change::Upsert(spec) => line(spec),
         Change::Remove(address) => format!("{address} removed"),
+        Change::HealthCheck(check) => format!(
+            "{} health check on {}: {}",
+            check.service, check.port, check.local_endpoints
+        ),
+        Change::RemoveHealthCheck(service) => format!("{service} health check removed"),
+        Change::Node(_) => "this node".to_owned(),
     };
     outcome.changes.iter().map(change).collect()
 }
@@ -311,38 +318,4 @@ fn affinity_reaches_the_virtual_server() {
     assert_eq!(persistence(&index), Some(10_800));
     assert_eq!(index.apply(sticky("None")).changes.len(), 1);
     assert_eq!(persistence(&index), None);
-}
-
-#[test]
-fn a_virtual_server_can_be_explained() {
-    let web = plain("web", "10.0.0.3", HTTP);
-    let origin = Origin {
-        file: std::path::Path::new("web.yaml").into(),
-        document: 2,
-        item: None,
-    };
-    let mut index = index([apply_slice(slice(
-        "a",
-        "web",
-        HTTP,
-        &["10.1.1.1 n1", "10.1.1.2 n2 !R"],
-    ))]);
-    index.apply(Event::Apply {
-        object: Object::Service(Arc::new(web)),
-        origin: Some(origin.clone()),
-    });
-    let address = index.virtual_servers()[0].address;
-    let why = index.explain(&address).unwrap();
-    assert_eq!(why.service.name.to_string(), "default/web");
-    assert_eq!((why.port.port, why.origin), (80, Some(&origin)));
-    assert_eq!(why.endpoints.len(), 2);
-    assert_eq!(
-        why.categorized.cluster,
-        [Standing::Ready, Standing::NotReady]
-    );
-    let unknown = VirtualAddress {
-        port: 81,
-        ..address
-    };
-    assert!(index.explain(&unknown).is_none());
 }

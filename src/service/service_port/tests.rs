@@ -23,10 +23,10 @@ fn a_plain_service() {
     let service = with(json!({}));
     assert_eq!(service.name.to_string(), "ns/web");
     assert_eq!(service.skip, None);
-    let ports: Vec<_> = service.cluster_addresses().collect();
+    let ports = service.addresses();
     assert_eq!(ports.len(), 1);
     assert_eq!(ports[0].0.to_string(), "TCP 10.0.0.3:443");
-    assert_eq!(ports[0].1.name.to_string(), "ns/web");
+    assert_eq!(ports[0].2.name.to_string(), "ns/web");
     assert_eq!(service.affinity, None);
     assert!(service.errors.is_empty());
 }
@@ -57,10 +57,8 @@ fn services_that_are_not_ours_are_skipped() {
 #[test]
 fn both_families_have_an_address() {
     let service = with(json!({"clusterIPs": ["10.0.0.3", "fd00::3"]}));
-    let addresses: Vec<_> = service
-        .cluster_addresses()
-        .map(|(a, _)| a.to_string())
-        .collect();
+    let addresses: Vec<_> = service.addresses();
+    let addresses: Vec<_> = addresses.iter().map(|(a, ..)| a.to_string()).collect();
     assert_eq!(addresses, ["TCP 10.0.0.3:443", "TCP [fd00::3]:443"]);
     assert!(service.errors.is_empty());
 }
@@ -214,7 +212,9 @@ fn external_policy_counts_where_external_traffic_comes_in() {
 #[test]
 fn external_access_is_per_family_and_ignores_mode_proxy() {
     let accessible = |status: Value, extra: Value| {
-        let service = service_with_status(json!({"name": "web"}), spec(extra), status);
+        let mut spec = spec(extra);
+        spec["clusterIPs"] = json!(["10.0.0.3", "fd00::3"]);
+        let service = service_with_status(json!({"name": "web"}), spec, status);
         Family::ALL.map(|f| service.externally_accessible(&service.ports[0], f))
     };
     let ingress = |entry: Value| json!({"loadBalancer": {"ingress": [entry]}});

@@ -155,6 +155,7 @@ impl Scanner {
                 look.batch = Some(Batch {
                     events,
                     initial_complete: true,
+                    ..Batch::default()
                 });
             }
         }

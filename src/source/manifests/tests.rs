@@ -114,6 +114,7 @@ async fn an_empty_directory_is_complete() {
     let expected = Batch {
         events: vec![],
         initial_complete: true,
+        ..Batch::default()
     };
     assert_eq!(source.batch().await, expected);
     source.stop().await;
@@ -253,6 +254,7 @@ async fn it_ends_while_the_channel_is_full() {
     let filler = Batch {
         events: vec![],
         initial_complete: false,
+        ..Batch::default()
     };
     sender.send(filler.clone()).await.unwrap();
     let (stop, stopped) = oneshot::channel::<()>();

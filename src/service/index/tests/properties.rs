@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::service::endpoint::EndpointSlice;
+use crate::service::service_port::TrafficPolicy;
 
 /// One of a few objects of each kind, so that events meet.
 #[derive(Clone, Debug)]
@@ -19,6 +20,9 @@ enum Step {
         ip: u8,
         ports: Vec<u8>,
         local: bool,
+        /// Bits: node ports, an external IP, a load balancer IP, external policy
+        /// Local, source ranges.
+        external: u8,
     },
     Slice {
         name: u8,
@@ -38,8 +42,10 @@ fn step() -> impl Strategy<Value = Step> {
     let ports = || vec(0..3_u8, 0..3);
     let endpoint = (0..5_u8, any::<bool>(), any::<bool>(), any::<bool>());
     prop_oneof![
-        4 => (0..3_u8, option::of(0..2_u8), 0..3_u8, ports(), any::<bool>()).prop_map(
-            |(name, created, ip, ports, local)| Step::Service { name, created, ip, ports, local }
+        4 => (0..3_u8, option::of(0..2_u8), 0..3_u8, ports(), any::<bool>(), 0..32_u8).prop_map(
+            |(name, created, ip, ports, local, external)| {
+                Step::Service { name, created, ip, ports, local, external }
+            }
         ),
         6 => (0..4_u8, 0..4_u8, ports(), vec(endpoint, 0..4)).prop_map(
             |(name, service, ports, endpoints)| Step::Slice { name, service, ports, endpoints }
@@ -63,10 +69,15 @@ fn event(step: &Step) -> Event {
             ip,
             ports,
             local,
+            external,
         } => {
+            let has = |bit: u8| external & (1 << bit) != 0;
             let ports: Vec<_> = ports
                 .iter()
-                .map(|p| json!({"name": port_name(*p), "port": 80 + p}))
+                .map(|p| {
+                    let node_port = has(0).then_some(30_000 + i32::from(*p));
+                    json!({"name": port_name(*p), "port": 80 + p, "nodePort": node_port})
+                })
                 .collect();
             let created = created.map(|c| format!("2020-01-01T00:00:0{c}Z"));
             // Both families, or headless.
@@ -74,13 +85,21 @@ fn event(step: &Step) -> Event {
                 0 => vec!["None".to_owned()],
                 ip => vec![format!("10.0.0.{ip}"), format!("fd00::{ip}")],
             };
-            apply_service(service(
+            let policy = |local| if local { "Local" } else { "Cluster" };
+            let ingress = has(2).then(|| json!([{"ip": "5.6.7.8"}]));
+            apply_service(service_with_status(
                 json!({"name": format!("s{name}"), "creationTimestamp": created}),
                 json!({
+                    "type": "LoadBalancer",
                     "clusterIPs": ips,
                     "ports": ports,
-                    "internalTrafficPolicy": if *local { "Local" } else { "Cluster" },
+                    "internalTrafficPolicy": policy(*local),
+                    "externalTrafficPolicy": policy(has(3)),
+                    "externalIPs": has(1).then(|| json!(["1.2.3.4", "10.0.0.1"])),
+                    "loadBalancerSourceRanges": has(4).then(|| json!(["203.0.113.0/24"])),
+                    "healthCheckNodePort": 32_000 + i32::from(*name),
                 }),
+                json!({"loadBalancer": {"ingress": ingress}}),
             ))
         }
         Step::Slice {
@@ -141,21 +160,22 @@ fn expected(objects: &BTreeMap<ObjectKey, Object>) -> BTreeMap<String, Expected>
         let Object::Service(service) = object else {
             continue;
         };
-        for (address, port) in service.cluster_addresses() {
+        for (address, exposure, port) in service.addresses() {
             let claim = (
+                exposure,
                 service.created.unwrap_or(i64::MAX),
                 &service.name,
                 service,
                 port,
             );
             let owner = owners.entry(address).or_insert(claim);
-            if (claim.0, claim.1) < (owner.0, owner.1) {
+            if (claim.0, claim.1, claim.2) < (owner.0, owner.1, owner.2) {
                 *owner = claim;
             }
         }
     }
     let mut expected = BTreeMap::new();
-    for (address, (_, _, service, port)) in owners {
+    for (address, (exposure, _, _, service, port)) in owners {
         if address.ip.is_ipv6() {
             continue;
         }
@@ -180,7 +200,7 @@ fn expected(objects: &BTreeMap<ObjectKey, Object>) -> BTreeMap<String, Expected>
             .iter()
             .filter(|(_, e)| e.conditions.ready || e.conditions.serving);
         let serving = serving.map(|(at, _)| *at).collect();
-        if service.internal_policy == TrafficPolicy::Local {
+        if exposure == Exposure::ClusterIp && service.internal_policy == TrafficPolicy::Local {
             endpoints.retain(|_, e| e.node.as_deref() == Some("n0"));
         }
         let any_ready = endpoints.values().any(|e| e.conditions.ready);
@@ -203,6 +223,7 @@ proptest! {
         let events: Vec<_> = steps.iter().map(event).collect();
         let mut index = Index::new("n0");
         let mut programmed = BTreeMap::new();
+        let mut checked = BTreeMap::new();
         let mut cuts = cuts.into_iter();
         let mut rest = events.as_slice();
         while !rest.is_empty() {
@@ -218,6 +239,14 @@ proptest! {
                     Change::Remove(address) => {
                         prop_assert!(programmed.remove(&address).is_some());
                     }
+                    Change::HealthCheck(check) => {
+                        prop_assert!(checked.get(&check.service) != Some(&check));
+                        checked.insert(check.service.clone(), check);
+                    }
+                    Change::RemoveHealthCheck(service) => {
+                        prop_assert!(checked.remove(&service).is_some());
+                    }
+                    Change::Node(_) => return Err(TestCaseError::fail("no node has a network")),
                 }
             }
         }
@@ -233,6 +262,11 @@ proptest! {
         let mut fresh = Index::new("n0");
         fresh.apply_all(objects.values().cloned().map(crate::service::fixtures::apply));
         prop_assert_eq!(fresh.virtual_servers(), programmed.clone());
+        prop_assert!(index.health_checks().eq(checked.values()));
+        prop_assert!(fresh.health_checks().eq(checked.values()));
+        for family in Family::ALL {
+            prop_assert_eq!(fresh.no_local_endpoints(family), index.no_local_endpoints(family));
+        }
         let got: BTreeMap<_, _> = programmed
             .iter()
             .filter(|spec| spec.address.ip.is_ipv4())

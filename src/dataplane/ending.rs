@@ -1,0 +1,59 @@
+//! How flows end, TCP's and UDP's.
+
+/// How a flow ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Both ends finished.
+    Closed,
+    /// The client sent RST.
+    ClientReset,
+    /// The real server sent RST.
+    ServerReset,
+    /// The client never completed its handshake.
+    HandshakeTimeout,
+    /// The client has not answered probes or retransmissions.
+    ClientTimeout,
+    /// The real server has not answered probes or retransmissions.
+    ServerTimeout,
+    /// Nothing moved for `--ipvs-tcp-timeout` or the UDP timeout.
+    Idle,
+    /// The client did not acknowledge the end within `--ipvs-tcpfin-timeout`.
+    ClosingTimeout,
+    /// The client started anew from the same port.
+    Replaced,
+    /// The endpoint no longer serves (UDP only).
+    EndpointRemoved,
+    /// No real server took the connection: each refused or could not be reached.
+    ConnectRefused,
+    /// No real server took the connection: each stayed silent.
+    ConnectTimeout,
+    /// The client gave up while the connection to the real server was opened.
+    Abandoned,
+    /// The flow broke inside the proxy.
+    Fault,
+    /// The proxy stops.
+    Stopped,
+}
+
+impl Ending {
+    /// The name as logs print it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::ClientReset => "client_reset",
+            Self::ServerReset => "server_reset",
+            Self::HandshakeTimeout => "handshake_timeout",
+            Self::ClientTimeout => "client_timeout",
+            Self::ServerTimeout => "server_timeout",
+            Self::Idle => "idle",
+            Self::ClosingTimeout => "closing_timeout",
+            Self::Replaced => "replaced",
+            Self::EndpointRemoved => "endpoint_removed",
+            Self::ConnectRefused => "connect_refused",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::Abandoned => "abandoned",
+            Self::Fault => "fault",
+            Self::Stopped => "stopped",
+        }
+    }
+}
