@@ -47,6 +47,10 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) save: bool,
 
+    /// Holds the load generators against iperf3 and wrk, which must be installed
+    #[arg(long)]
+    pub(crate) check_load: bool,
+
     /// Names systems and tests, and what is missing
     #[arg(long)]
     pub(crate) list: bool,

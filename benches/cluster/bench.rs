@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use crate::load::Window;
@@ -28,7 +28,7 @@ pub(crate) struct Bench {
     /// The systems that are there.
     pub(crate) found: BTreeMap<System, Found>,
     /// Clusters with more than one service, for the test that is about that.
-    larger: BTreeMap<(System, usize), Site>,
+    larger: BTreeMap<(System, usize), Result<Site>>,
 }
 
 impl Bench {
@@ -57,17 +57,20 @@ impl Bench {
 
     /// Builds one with many services, to stand until [`Self::clear_larger`]; not
     /// if the system is not there.
-    pub(crate) fn build_larger(&mut self, system: System, services: usize) -> Result<()> {
+    pub(crate) fn build_larger(&mut self, system: System, services: usize) {
         if self.found.contains_key(&system) {
-            let site = self.build(system, services)?;
+            let site = self.build(system, services);
             self.larger.insert((system, services), site);
         }
-        Ok(())
     }
 
     /// One with many services.
-    pub(crate) fn larger(&self, system: System, services: usize) -> Option<&Site> {
-        self.larger.get(&(system, services))
+    pub(crate) fn larger(&self, system: System, services: usize) -> Result<&Site> {
+        let site = self.larger.get(&(system, services));
+        match site.with_context(|| format!("no cluster with {services} services"))? {
+            Ok(site) => Ok(site),
+            Err(error) => bail!("{services} services: {error:#}"),
+        }
     }
 
     /// Takes those with many services down.

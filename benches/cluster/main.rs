@@ -18,6 +18,7 @@ use kube_tun_proxy::lab;
 mod args;
 mod bench;
 mod chart;
+mod check;
 mod cpu;
 mod document;
 mod limits;
@@ -67,7 +68,11 @@ fn dispatch() -> Result<()> {
                     let mend = error.mend().map(|mend| format!("\nmend: {mend}"));
                     anyhow::anyhow!("{error}{}", mend.unwrap_or_default())
                 })?;
-            run::run(&args)
+            if args.check_load {
+                check::run(&args)
+            } else {
+                run::run(&args)
+            }
         }
     }
 }

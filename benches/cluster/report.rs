@@ -48,7 +48,9 @@ impl Report {
     /// Writes what was asked for.
     pub(crate) fn finish(&self, args: &Args, out: &mut impl Write) -> Result<()> {
         let verdicts = verdicts(&self.results);
-        out.write_all(table::targets(&verdicts).as_bytes())?;
+        if !args.quick {
+            out.write_all(table::targets(&verdicts).as_bytes())?;
+        }
         if let Some(path) = &args.json {
             let text = serde_json::to_string_pretty(&self.json())?;
             fs::write(path, text).with_context(|| path.display().to_string())?;
@@ -60,6 +62,25 @@ impl Report {
             }
         }
         Ok(())
+    }
+
+    /// What did not work of this proxy, and without any; what peers cannot do is
+    /// only remarked upon.
+    pub(crate) fn failures(&self) -> Vec<String> {
+        let ours = [System::Direct, System::KubeTunProxy];
+        let missing = self
+            .missing
+            .iter()
+            .filter(|(system, _)| ours.contains(system));
+        let missing = missing.map(|(system, reason)| format!("{}: {reason}", system.name()));
+        let cells = self.results.cells.iter();
+        let cells = cells.filter(|cell| ours.contains(&cell.system) && cell.failed_runs > 0);
+        let failed = cells.map(|cell| {
+            let (test, system, client) = (cell.test, cell.system.name(), cell.client.described());
+            let remark = cell.remarked().unwrap_or_default();
+            format!("{test} on {system}, {client}: {remark}")
+        });
+        missing.chain(failed).collect()
     }
 
     fn json(&self) -> serde_json::Value {

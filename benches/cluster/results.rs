@@ -96,15 +96,13 @@ impl Cell {
         for figure in figures {
             let known = self.series.iter().position(|s| s.name == figure.name);
             let at = known.unwrap_or_else(|| {
-                self.series.push(Series {
-                    name: figure.name,
-                    unit: figure.unit,
-                    more_is_better: figure.more_is_better,
-                    median: 0.0,
-                    least: 0.0,
-                    most: 0.0,
-                    rounds: Vec::new(),
-                });
+                let Figure {
+                    name,
+                    unit,
+                    more_is_better,
+                    ..
+                } = *figure;
+                self.series.push(Series::new(name, unit, more_is_better));
                 self.series.len() - 1
             });
             self.series[at].add(figure.value);
@@ -131,7 +129,21 @@ impl Cell {
 }
 
 impl Series {
-    fn add(&mut self, value: f64) {
+    /// No round yet.
+    pub(crate) fn new(name: &'static str, unit: &'static str, more_is_better: bool) -> Self {
+        Self {
+            name,
+            unit,
+            more_is_better,
+            median: 0.0,
+            least: 0.0,
+            most: 0.0,
+            rounds: Vec::new(),
+        }
+    }
+
+    /// Adds what one round gave.
+    pub(crate) fn add(&mut self, value: f64) {
         self.rounds.push(value);
         let mut sorted = self.rounds.clone();
         sorted.sort_by(f64::total_cmp);

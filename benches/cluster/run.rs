@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 
 use crate::args::Args;
 use crate::bench::Bench;
@@ -50,7 +50,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let systems: Vec<_> = sites.iter().map(|site| site.system).collect();
     for trial in &args.tests() {
-        trial.prepare(&mut bench).context(trial.name)?;
+        trial.prepare(&mut bench);
         for client in args.clients() {
             for round in 0..args.rounds() {
                 for at in 0..sites.len() {
@@ -67,7 +67,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
     }
     drop(sites);
-    report.finish(args, &mut out)
+    report.finish(args, &mut out)?;
+    // Figures are not judged here, but a test that gave none is a failure.
+    let failed = report.failures();
+    if !failed.is_empty() {
+        bail!("failed: {}", failed.join("; "));
+    }
+    Ok(())
 }
 
 fn run_once(bench: &Bench, trial: &Trial, site: &Site, client: Client, results: &mut Results) {

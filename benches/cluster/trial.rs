@@ -189,12 +189,11 @@ impl Trial {
         Ok(figures(load(&namespace, &job)?))
     }
 
-    /// What has to stand besides the sites that all tests share.
-    pub(crate) fn prepare(&self, bench: &mut Bench) -> Result<()> {
+    /// Builds what has to stand besides the sites that all tests share.
+    pub(crate) fn prepare(&self, bench: &mut Bench) {
         bench.clear_larger();
         if self.kind == Kind::Services {
-            services::prepare(bench)?;
+            services::prepare(bench);
         }
-        Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! Connect latency with 10, 1,000 and 10,000 services loaded.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::figures::Run;
 use crate::bench::Bench;
@@ -15,21 +15,19 @@ const NUMBERS: [(usize, &str, &str); 3] = [
     (10_000, "p50 with 10,000", "p99 with 10,000"),
 ];
 
-pub(super) fn prepare(bench: &mut Bench) -> Result<()> {
+pub(super) fn prepare(bench: &mut Bench) {
     for system in [System::KubeTunProxy, System::KernelNat] {
         for (number, _, _) in NUMBERS {
-            bench.build_larger(system, number)?;
+            bench.build_larger(system, number);
         }
     }
-    Ok(())
 }
 
 pub(super) fn run(bench: &Bench, system: System, client: Client) -> Result<Run> {
     let mut run = Run::default();
     let mut latencies = Vec::new();
     for (services, p50, p99) in NUMBERS {
-        let site = bench.larger(system, services);
-        let site = site.with_context(|| format!("no cluster with {services} services"))?;
+        let site = bench.larger(system, services)?;
         let namespace = site.client(client).map_err(anyhow::Error::msg)?;
         let job = Job::Connects {
             window: bench.window(site),
