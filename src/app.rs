@@ -34,7 +34,7 @@ use crate::node_port::{AddressWatch, NodePorts};
 use crate::service::index::Index;
 use crate::source::kubernetes::ServiceCidrs;
 use crate::source::{Batch, manifests};
-use crate::tun::{Link, Offloads, open_queues};
+use crate::tun::{Link, LinkConfig, Offloads, open_queues};
 use cluster::Following;
 use control::Control;
 use explain::Explainer;

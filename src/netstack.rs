@@ -11,6 +11,7 @@
 mod clock;
 mod device;
 mod endpoint;
+mod mend;
 mod observe;
 mod probe;
 mod rings;

@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 
 use smoltcp::socket::tcp;
 
-use super::observe::{
-    Seen, bare_acknowledgement, behind, client_limits, with_window, without_finish,
-};
+use super::mend::client_limits;
+use super::observe::{Seen, behind};
 use super::rings::{RingPool, RingSize, RingedSocket};
 
 pub use smoltcp::socket::tcp::State as TcpState;
@@ -31,7 +30,7 @@ pub struct TcpEndpoint {
     trimmed: (u64, u64),
     /// The sequence number behind the window that the client was told last. `None`
     /// until a segment after the SYN-ACK has told it the true window.
-    window_end: Option<u32>,
+    pub(super) window_end: Option<u32>,
     /// What the windows that we tell are shifted by (RFC 7323 section 2).
     window_scale: u8,
     /// When the client last said anything at all. (smoltcp 0.14 counts only what it
@@ -44,11 +43,12 @@ pub struct TcpEndpoint {
     /// The window of the last segment that told one, as written.
     pub(super) window: u16,
     /// The largest segment that the client takes.
-    client_segment: usize,
+    pub(super) client_segment: usize,
     /// What the client's windows are shifted by.
-    client_scale: u8,
-    /// Acknowledgment number and window of its last segment that said nothing else.
-    client_said: Option<(u32, u16)>,
+    pub(super) client_scale: u8,
+    /// The window of the last segment of its that only acknowledged, as the stack saw
+    /// it.
+    pub(super) client_window: Option<u16>,
     /// What has been said to the client so far.
     pub(super) last_sent: Option<Sent>,
     /// The sequence number behind our FIN, once it has been sent.
@@ -97,7 +97,7 @@ impl TcpEndpoint {
             window_scale: 0,
             client_segment: 0,
             client_scale: 0,
-            client_said: None,
+            client_window: None,
             heard_at: None,
             probed_at: None,
             our_initial_sequence: 0,
@@ -291,45 +291,6 @@ impl TcpEndpoint {
     /// Reads a client's SYN.
     pub(super) fn learn(&mut self, syn: &[u8]) {
         (self.client_segment, self.client_scale) = client_limits(syn).unwrap_or((536, 0));
-    }
-
-    /// After three repeated acknowledgments smoltcp 0.14 sends a whole segment, however
-    /// small the client's window is. With the segments of a client of this node, up to
-    /// 64 KiB, all that we send then lies beyond the window, and the client does not
-    /// even look at our acknowledgments. Such a repetition says nothing that the first
-    /// has not said and is kept away; the retransmission timer does the work.
-    #[inline]
-    pub(super) fn overreaches(&mut self, packet: &[u8]) -> bool {
-        let waiting = self.send_queue().min(self.client_segment);
-        if waiting == 0 {
-            return false;
-        }
-        let Some(said) = bare_acknowledgement(packet) else {
-            return false;
-        };
-        let repeated = self.client_said.replace(said) == Some(said);
-        repeated && usize::from(said.1) << self.client_scale < waiting
-    }
-
-    /// What smoltcp 0.14 must see in place of a packet. `None`: the packet itself.
-    #[inline]
-    pub(super) fn mended(&self, packet: &[u8], sequence_end: u32) -> Option<Vec<u8>> {
-        // It cuts the data of a segment that reaches beyond the window and believes
-        // its FIN nevertheless: the bytes between would be lost without a word. The
-        // client will repeat the FIN.
-        let cut = behind(self.window_end?, sequence_end)
-            .then(|| without_finish(packet))
-            .flatten();
-        if self.state() != TcpState::FinWait1 {
-            return cut;
-        }
-        // A window that is shut when our FIN is acknowledged leaves the timer of window
-        // probes running in FIN_WAIT_2, where it is never set again: once it has fired,
-        // there is a packet to send for ever. The window no longer matters.
-        match self.finish_end {
-            Some(end) => with_window(cut.as_deref().unwrap_or(packet), end).or(cut),
-            None => cut,
-        }
     }
 
     #[inline]

@@ -1,8 +1,6 @@
 //! Reading the sequence numbers of packets that pass between the stack and the client.
 
-use std::ops::Range;
-
-use smoltcp::wire::{IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket};
+use smoltcp::wire::TcpPacket;
 
 use super::device::{Outgoing, Transmit};
 
@@ -97,67 +95,4 @@ impl<T: Transmit> Transmit for Observed<'_, T> {
 #[inline]
 pub(super) fn behind(number: u32, other: u32) -> bool {
     (number.wrapping_sub(other) as i32) < 0
-}
-
-/// Where TCP is in a packet of the client.
-fn segment(packet: &[u8]) -> Option<Range<usize>> {
-    match packet.first()? >> 4 {
-        4 => {
-            let ip = Ipv4Packet::new_checked(packet).ok()?;
-            Some(usize::from(ip.header_len())..usize::from(ip.total_len()))
-        }
-        _ => {
-            let ip = Ipv6Packet::new_checked(packet).ok()?;
-            (ip.next_header() == IpProtocol::Tcp).then_some(40..ip.total_len())
-        }
-    }
-}
-
-/// What a client's SYN says of itself: the largest segment that it takes, as smoltcp
-/// reads it, and the scale of its windows.
-pub(super) fn client_limits(syn: &[u8]) -> Option<(usize, u8)> {
-    let (_, tcp) = read(syn)?;
-    let options = tcp.options_summary().ok()?;
-    // RFC 9293 section 3.7.1: 536 without the option; 0 is as good as none.
-    let size = options.max_segment_size.filter(|size| *size > 0);
-    let scale = options.window_scale.unwrap_or(0).min(14);
-    Some((usize::from(size.unwrap_or(536)), scale))
-}
-
-/// Acknowledgment number and window of a segment that says nothing else.
-pub(super) fn bare_acknowledgement(packet: &[u8]) -> Option<(u32, u16)> {
-    let (_, tcp) = read(packet)?;
-    let bare = tcp.ack() && tcp.segment_len() == 0 && !tcp.rst();
-    bare.then(|| (tcp.ack_number().0 as u32, tcp.window_len()))
-}
-
-/// The packet without FIN. `None` if it carries none. The checksum is not mended.
-pub(super) fn without_finish(packet: &[u8]) -> Option<Vec<u8>> {
-    let (place, tcp) = read(packet)?;
-    tcp.fin()
-        .then(|| changed(packet, place, |tcp| tcp.set_fin(false)))?
-}
-
-/// The packet with a window of 1, if it acknowledges `number` and tells a window of 0.
-/// The checksum is not mended.
-pub(super) fn with_window(packet: &[u8], number: u32) -> Option<Vec<u8>> {
-    let (place, tcp) = read(packet)?;
-    let shut = tcp.ack() && tcp.ack_number().0 as u32 == number && tcp.window_len() == 0;
-    shut.then(|| changed(packet, place, |tcp| tcp.set_window_len(1)))?
-}
-
-fn read(packet: &[u8]) -> Option<(Range<usize>, TcpPacket<&[u8]>)> {
-    let place = segment(packet)?;
-    let tcp = TcpPacket::new_checked(packet.get(place.clone())?).ok()?;
-    Some((place, tcp))
-}
-
-fn changed(
-    packet: &[u8],
-    place: Range<usize>,
-    change: impl FnOnce(&mut TcpPacket<&mut [u8]>),
-) -> Option<Vec<u8>> {
-    let mut copy = packet.to_vec();
-    change(&mut TcpPacket::new_checked(copy.get_mut(place)?).ok()?);
-    Some(copy)
 }

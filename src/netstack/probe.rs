@@ -105,7 +105,7 @@ impl TcpEndpoint {
 
     /// The first sequence number that is not acknowledged: SND.UNA, while FIN is not
     /// acknowledged either.
-    fn acknowledged(&self) -> u32 {
+    pub(super) fn acknowledged(&self) -> u32 {
         let bytes = self.filled - self.send_queue() as u64;
         let finish = u32::from(self.state() == TcpState::FinWait2);
         self.our_initial_sequence

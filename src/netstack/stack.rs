@@ -11,6 +11,7 @@ use smoltcp::wire::HardwareAddress;
 use super::clock::Clock;
 use super::device::{OnePacket, Outgoing, Shape, Transmit};
 use super::endpoint::TcpEndpoint;
+use super::mend::Mended;
 use super::observe::Observed;
 use super::rings::{RingPool, RingSize};
 
@@ -187,11 +188,11 @@ impl Stack {
         }
         endpoint.note(sequence_end);
         endpoint.heard(now);
-        if endpoint.overreaches(packet) {
-            return Ok(Ingest::Taken);
+        match endpoint.mended(packet, sequence_end) {
+            Mended::AsItIs => self.poll_in(endpoint, packet, now, out)?,
+            Mended::Changed(packet) => self.poll_in(endpoint, &packet, now, out)?,
+            Mended::Withheld => {}
         }
-        let mended = endpoint.mended(packet, sequence_end);
-        self.poll_in(endpoint, mended.as_deref().unwrap_or(packet), now, out)?;
         Ok(Ingest::Taken)
     }
 

@@ -75,6 +75,8 @@ pub(super) struct Client {
     /// What it has sent and heard last.
     said: Option<Seen>,
     heard: Option<Seen>,
+    /// The window of the last bare acknowledgment, as its stack saw it.
+    window: Option<u16>,
     probed_at: Instant,
     /// Bytes it wants to send, all told.
     pub(super) offered: u64,
@@ -123,6 +125,7 @@ impl Client {
             ends: None,
             said: None,
             heard: None,
+            window: None,
             probed_at: base,
             offered: 0,
             sent: 0,
@@ -185,7 +188,7 @@ impl Client {
     }
 
     /// A packet arrives.
-    pub(super) fn take_in(&mut self, packet: Vec<u8>, now: Instant) {
+    pub(super) fn take_in(&mut self, mut packet: Vec<u8>, now: Instant) {
         let seen = Seen::read(&packet);
         if self.misleads(&seen) {
             return;
@@ -193,6 +196,7 @@ impl Client {
         if seen.flags.ack() {
             self.heard = Some(seen);
         }
+        self.disguise(&mut packet, &seen);
         self.card.received = Some(packet);
         let at = self.time(now);
         self.interface
@@ -248,20 +252,31 @@ impl Client {
     }
 
     /// True for what would lead smoltcp 0.14 astray, and no kernel: of a segment
-    /// beyond its window it takes the FIN but not the data, and after repeated
-    /// acknowledgments it sends a segment, of 64 KiB, beyond the flow's window. netstack
-    /// has the flow's counter-measures; here such a packet is lost.
+    /// beyond its window it takes the FIN but not the data. netstack has the flow's
+    /// counter-measure; here such a packet is lost.
     fn misleads(&self, seen: &Seen) -> bool {
-        let repeated = self.heard.is_some_and(|heard| {
-            seen.is_bare()
-                && seen.acknowledgement == heard.acknowledgement
-                && seen.window == heard.window
-        });
-        if repeated && self.card.mtu > 1_500 && self.socket().send_queue() > 0 {
-            return true;
-        }
         let beyond = |end: u32| (end.wrapping_sub(seen.end().wrapping_sub(1)) as i32) < 0;
         seen.flags.fin() && self.window_end.is_some_and(beyond)
+    }
+
+    /// After repeated acknowledgments smoltcp 0.14 sends a segment, here of up to
+    /// 64 KiB, beyond the flow's window, as no kernel does. To it they are news of the
+    /// window, as netstack has it for the flow.
+    fn disguise(&mut self, packet: &mut [u8], seen: &Seen) {
+        let window = Some(seen.window).filter(|_| seen.is_bare());
+        let repeated = window.is_some() && self.window == window && seen.window > 0;
+        self.window = window;
+        if !repeated || self.card.mtu <= 1_500 || self.socket().send_queue() == 0 {
+            return;
+        }
+        self.window = Some(seen.window - 1);
+        let tcp = if packet[0] >> 4 == 4 { 20 } else { 40 };
+        packet[tcp + 14..tcp + 16].copy_from_slice(&(seen.window - 1).to_be_bytes());
+        // One less there, one more here, in one's complement (RFC 1624).
+        let checksum = u16::from_be_bytes([packet[tcp + 16], packet[tcp + 17]]);
+        let (sum, carry) = checksum.overflowing_add(1);
+        let checksum = sum + u16::from(carry);
+        packet[tcp + 16..tcp + 18].copy_from_slice(&checksum.to_be_bytes());
     }
 
     /// True if not all that it has said is acknowledged.
