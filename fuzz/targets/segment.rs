@@ -64,7 +64,7 @@ struct Game {
 }
 
 /// Runs one input.
-pub fn run(data: &[u8]) {
+pub(crate) fn run(data: &[u8]) {
     let mut input = Input(data);
     let settings = input.byte();
     let now = Instant::now();
@@ -88,7 +88,9 @@ pub fn run(data: &[u8]) {
     let pool = RingPool::new(usize::MAX);
     let v4 = settings & 0x80 == 0;
     let mut stack = Stack::new(config, now);
-    let endpoint = stack.endpoint(&pool, rings, Some(1460), v4, now).unwrap();
+    let endpoint = stack
+        .endpoint(&pool, rings, Some(1460), v4, now)
+        .expect("room for rings");
     let mut game = Game {
         stack,
         endpoint,
@@ -106,7 +108,7 @@ pub fn run(data: &[u8]) {
             game.step(&mut input);
         }
         let next = game.stack.endpoint(&pool, rings, Some(1460), v4, game.now);
-        game.endpoint = next.unwrap();
+        game.endpoint = next.expect("room for rings");
     }
 }
 
