@@ -1,10 +1,12 @@
 //! What the proxy tells about itself: health, and a socket for its own commands.
 //!
 //! Everything here reads; nothing changes the proxy. The servers own one task
-//! each, which ends when the future of their `serve` is dropped.
+//! each, which ends when the future of their `serve` is dropped; the health check node
+//! ports one for each port and address, which end with [`health_check::HealthChecks`].
 
 pub mod api;
 pub mod client;
 pub mod health;
+pub mod health_check;
 pub mod readiness;
 pub mod socket;

@@ -5,11 +5,21 @@
 
 use std::error::Error;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::runtime;
 
+use crate::admin::client::ask;
+use crate::config::RunArgs;
+
+mod demo;
+mod explain;
 mod list;
+mod run;
 
 /// A Kubernetes service proxy in userspace: no kernel module, no netfilter, no eBPF.
 #[derive(Debug, Parser)]
@@ -24,18 +34,29 @@ const EXIT_STATUS: &str = "Exit status: 0 done; 1 failed at run time; 2 wrong us
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Carry the traffic of services on this node
+    Run(Box<RunArgs>),
     /// List the virtual servers, or the flows, of the proxy that runs here
     List(list::ListArgs),
+    /// Tell what becomes of a new flow and why: service, policies, every endpoint, who is next
+    Explain(explain::ExplainArgs),
+    /// Show it: a cluster in network namespaces, the proxy in it, traffic through it
+    ///
+    /// Works as any user. Nothing outside the namespaces is touched.
+    Demo(demo::DemoArgs),
 }
 
 /// Reads the arguments of the process, does what they say and returns its exit
 /// status.
 pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::List(args) => list::run(&args),
+        Command::Run(args) => run::run(*args).map(|()| ExitCode::SUCCESS),
+        Command::List(args) => list::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Explain(args) => explain::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Demo(args) => demo::run(&args),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             failure.print();
             ExitCode::from(failure.status as u8)
@@ -100,6 +121,25 @@ impl Failure {
             let _ = writeln!(stderr, "mend: {mend}");
         }
     }
+}
+
+/// Asks the proxy on `socket`.
+fn fetch<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, Failure> {
+    let failed = |error: &dyn Error| Failure::new(Status::Failed, error);
+    runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| failed(&error))?
+        .block_on(ask(socket, path))
+        .map_err(|error| failed(&error))
+}
+
+/// A document as text.
+fn json(document: &impl Serialize) -> Result<String, Failure> {
+    let mut text = serde_json::to_string_pretty(document)
+        .map_err(|error| Failure::new(Status::Failed, &error))?;
+    text.push('\n');
+    Ok(text)
 }
 
 /// Writes data to standard output. A reader that has gone, as `head` does, is no

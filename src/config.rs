@@ -4,14 +4,19 @@
 //! [`Config::try_from`] settles what is left to defaults of the machine and
 //! what concerns several options. Nothing after that looks at text again.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
+use hyper::Uri;
 use ipnet::IpNet;
+use nix::sys::resource::{Resource, getrlimit};
 use thiserror::Error;
+
+use crate::ipvs::SchedulerKind;
+use crate::node_port::NodePortAddress;
 
 mod args;
 pub mod duration;
@@ -30,19 +35,30 @@ const TCPFIN_TIMEOUT: Duration = Duration::from_secs(120);
 /// UDP timeout when the flag says 0: that of IPVS (`ip_vs_proto_udp.c`).
 const UDP_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// Most flows when the flag is not given: twice as many as there are ports for
+/// connections to one real server (28,232, ip-sysctl.rst ip_local_port_range).
+const MAX_FLOWS: u64 = 65_536;
+
+/// Open files that are not flows: queues, logs, listeners, watches, netlink, and
+/// up to 256 workers with an epoll instance and a wake-up each.
+pub const RESERVED_FILES: u64 = 1024;
+
 /// Everything that `run` was told, checked.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// File or directory that the objects come from.
-    pub manifests: PathBuf,
+    /// Where the objects come from.
+    pub source: Source,
     /// This node's name, in lower case.
     pub node_name: String,
-    /// Networks routed into the TUN: at least one, none within another.
+    /// Networks routed into the TUN, none within another; empty is what the
+    /// cluster says, or else each service's address.
     pub service_cidrs: Vec<IpNet>,
     /// The device.
     pub tun: TunConfig,
     /// How flows are carried.
     pub flows: FlowConfig,
+    /// Which of the node's addresses node ports are opened on; empty for all.
+    pub node_port_addresses: Vec<NodePortAddress>,
     /// Where health is told; `None` is nowhere.
     pub healthz_bind_address: Option<SocketAddr>,
     /// Path of the admin socket.
@@ -53,15 +69,27 @@ pub struct Config {
     pub log_format: LogFormat,
 }
 
+/// Where objects come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A file, or the files of a directory.
+    Manifests(PathBuf),
+    /// The API server of a cluster.
+    Cluster {
+        /// How to reach it; `None` is what a pod is given.
+        kubeconfig: Option<PathBuf>,
+        /// Its address, if not the one configured.
+        master: Option<Uri>,
+    },
+}
+
 /// What concerns the TUN device.
 #[derive(Clone, Debug)]
 pub struct TunConfig {
     /// Its name.
     pub name: InterfaceName,
-    /// Its IPv4 address, if it is to have one.
-    pub ipv4: Option<Ipv4Addr>,
-    /// Its IPv6 address, if it is to have one.
-    pub ipv6: Option<Ipv6Addr>,
+    /// Its addresses, as far as they were given: at most one of each family.
+    pub addresses: Vec<IpAddr>,
     /// Queues, and so workers.
     pub workers: NonZeroUsize,
 }
@@ -69,6 +97,10 @@ pub struct TunConfig {
 /// What concerns flows.
 #[derive(Clone, Debug)]
 pub struct FlowConfig {
+    /// Who chooses among real servers.
+    pub scheduler: SchedulerKind,
+    /// Whether policies Local are followed as in kube-proxy's IPVS mode.
+    pub ipvs_compat: bool,
     /// Source address towards real servers.
     pub masquerade_source: MasqueradeSource,
     /// Whether pods are served.
@@ -95,23 +127,16 @@ pub struct FlowConfig {
 /// and the value.
 #[derive(Debug, Error)]
 pub enum ConfigError {
-    /// No source of objects.
-    #[error("--manifests PATH is missing: a source of Services and EndpointSlices is needed")]
-    SourceMissing,
     /// The source is not there.
-    #[error("--manifests '{}' cannot be read", path.display())]
+    #[error("{flag} '{}' cannot be read", path.display())]
     Source {
+        /// The flag that names it.
+        flag: &'static str,
         /// What was given.
         path: PathBuf,
         /// What the system says.
         source: std::io::Error,
     },
-    /// Nothing to route.
-    #[error(
-        "--service-cidr CIDR is missing: name the networks that services get their addresses from \
-         (the API server's --service-cluster-ip-range)"
-    )]
-    ServiceCidrMissing,
     /// Two networks that share addresses.
     #[error("--service-cidr '{first},{second}': the one contains the other")]
     ServiceCidrOverlap {
@@ -151,23 +176,18 @@ impl TryFrom<RunArgs> for Config {
     /// Checks what concerns several options and fills in what the machine
     /// decides: its name, its CPUs.
     fn try_from(args: RunArgs) -> Result<Self, ConfigError> {
-        let manifests = args.manifests.ok_or(ConfigError::SourceMissing)?;
-        if let Err(source) = std::fs::metadata(&manifests) {
-            let path = manifests;
-            return Err(ConfigError::Source { path, source });
-        }
-        let (ipv4, ipv6) = tun_addresses(&args.tun_address)?;
         Ok(Self {
-            manifests,
+            source: source(args.manifests, args.kubeconfig, args.master)?,
             node_name: args.hostname_override.map_or_else(host_name, Ok)?,
             service_cidrs: service_cidrs(args.service_cidr)?,
             tun: TunConfig {
                 name: args.tun_name,
-                ipv4,
-                ipv6,
+                addresses: tun_addresses(args.tun_address)?,
                 workers: workers(args.workers),
             },
             flows: FlowConfig {
+                scheduler: args.ipvs_scheduler,
+                ipvs_compat: args.ipvs_compat,
                 masquerade_source: args.masquerade_source,
                 pod_traffic: args.pod_traffic,
                 tcp_timeout: non_zero(args.ipvs_tcp_timeout),
@@ -176,9 +196,10 @@ impl TryFrom<RunArgs> for Config {
                 connect_attempts: args.connect_attempts,
                 connect_timeout: args.connect_timeout,
                 answer_ping: args.answer_ping,
-                max_flows: usize::try_from(args.max_flows).unwrap_or(usize::MAX),
+                max_flows: max_flows(args.max_flows),
                 max_memory: args.max_memory,
             },
+            node_port_addresses: args.nodeport_addresses,
             healthz_bind_address: args.healthz_bind_address.0,
             admin_socket: admin_socket(args.admin_socket)?,
             drain_timeout: args.drain_timeout,
@@ -187,10 +208,30 @@ impl TryFrom<RunArgs> for Config {
     }
 }
 
-fn service_cidrs(mut cidrs: Vec<IpNet>) -> Result<Vec<IpNet>, ConfigError> {
-    if cidrs.is_empty() {
-        return Err(ConfigError::ServiceCidrMissing);
+/// clap has seen to it that there is only one.
+fn source(
+    manifests: Option<PathBuf>,
+    kubeconfig: Option<PathBuf>,
+    master: Option<Uri>,
+) -> Result<Source, ConfigError> {
+    if let Some(path) = manifests {
+        return readable("--manifests", path).map(Source::Manifests);
     }
+    let kubeconfig = kubeconfig.map(|path| readable("--kubeconfig", path));
+    Ok(Source::Cluster {
+        kubeconfig: kubeconfig.transpose()?,
+        master,
+    })
+}
+
+fn readable(flag: &'static str, path: PathBuf) -> Result<PathBuf, ConfigError> {
+    match std::fs::metadata(&path) {
+        Ok(_) => Ok(path),
+        Err(source) => Err(ConfigError::Source { flag, path, source }),
+    }
+}
+
+fn service_cidrs(mut cidrs: Vec<IpNet>) -> Result<Vec<IpNet>, ConfigError> {
     // Sorted, a network stands directly before the first that it contains.
     cidrs.sort_unstable();
     for pair in cidrs.windows(2) {
@@ -203,20 +244,15 @@ fn service_cidrs(mut cidrs: Vec<IpNet>) -> Result<Vec<IpNet>, ConfigError> {
     Ok(cidrs)
 }
 
-fn tun_addresses(
-    addresses: &[IpAddr],
-) -> Result<(Option<Ipv4Addr>, Option<Ipv6Addr>), ConfigError> {
-    let (mut ipv4, mut ipv6) = (None, None);
-    for &second in addresses {
-        let before = match second {
-            IpAddr::V4(address) => ipv4.replace(address).map(IpAddr::V4),
-            IpAddr::V6(address) => ipv6.replace(address).map(IpAddr::V6),
-        };
-        if let Some(first) = before {
+fn tun_addresses(addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, ConfigError> {
+    for (at, second) in addresses.iter().enumerate() {
+        let mut before = addresses.iter().take(at);
+        if let Some(first) = before.find(|a| a.is_ipv4() == second.is_ipv4()) {
+            let (first, second) = (*first, *second);
             return Err(ConfigError::TunAddressTwice { first, second });
         }
     }
-    Ok((ipv4, ipv6))
+    Ok(addresses)
 }
 
 /// The workers asked for, or one for each CPU that this process may use.
@@ -226,6 +262,15 @@ fn workers(asked: Option<u64>) -> NonZeroUsize {
         .and_then(NonZeroUsize::new)
         .or_else(|| thread::available_parallelism().ok())
         .unwrap_or(NonZeroUsize::MIN)
+}
+
+/// The flows asked for, or what open files leave room for up to [`MAX_FLOWS`].
+fn max_flows(asked: Option<u64>) -> usize {
+    let flows = asked.unwrap_or_else(|| {
+        let hard = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(_, hard)| hard);
+        MAX_FLOWS.min(hard.saturating_sub(RESERVED_FILES)).max(1)
+    });
+    usize::try_from(flows).unwrap_or(usize::MAX)
 }
 
 fn host_name() -> Result<String, ConfigError> {

@@ -15,10 +15,12 @@ use std::time::Duration;
 
 mod access_log;
 mod dialer;
+mod ending;
 mod flow_table;
 mod half_open;
 mod handle;
 mod local_addresses;
+mod preface;
 mod server_socket;
 mod shared;
 mod sink;
@@ -31,11 +33,23 @@ mod udp_flow;
 mod view;
 mod worker;
 
+pub use ending::{Ending, TcpTimeouts};
 pub use handle::{Dataplane, StartError};
 pub use server_socket::{KernelSocket, ServerSocket};
 pub use stats::Counters;
-pub use tcp_flow::{Ending, Progress, TcpFlow, TcpTimeouts};
+pub use tcp_flow::{Progress, TcpFlow};
 pub use view::FlowView;
+
+// What the node ports' flows have in common with those of the TUN.
+pub(crate) use access_log::{FlowRecord, start as start_access_log};
+pub(crate) use dialer::Dialer;
+pub(crate) use flow_table::{FlowId, FlowKey, FlowTable, Found};
+pub(crate) use local_addresses::interface_addresses;
+pub(crate) use preface::proxy_header;
+pub(crate) use shared::Shared;
+pub(crate) use stats::{WorkerStats, add};
+pub(crate) use timers::Timers;
+pub(crate) use udp_flow::{UdpFlow, is_icmp};
 
 use crate::ipvs::Table;
 
@@ -50,7 +64,8 @@ pub struct DataplaneConfig {
     pub answer_ping: bool,
     /// Source address of connections to real servers.
     pub masquerade: Masquerade,
-    /// Whether clients other than this node are served.
+    /// Whether clients other than this node are served, until
+    /// [`Dataplane::serve_pods`] says otherwise.
     pub pod_traffic: bool,
     /// Flows above which a new one is refused.
     pub max_flows: usize,

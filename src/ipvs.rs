@@ -12,9 +12,11 @@
 //! server one short mutex of that virtual server, and nothing else locks, so a
 //! packet of a flow that exists never meets a lock here.
 
+mod client;
 mod connection;
 mod persistence;
 mod real_server;
+mod rotation;
 mod scheduler;
 mod state;
 mod table;
@@ -22,14 +24,17 @@ mod verdict;
 mod view;
 mod virtual_server;
 
-pub use crate::service::{Protocol, ServicePortName, VirtualAddress};
+pub use crate::service::{
+    Exposure, Protocol, ProxyProtocol, SchedulerKind, ServicePortName, UnknownScheduler,
+    VirtualAddress,
+};
+pub use client::ClientOrigin;
 pub use connection::Connection;
 pub use real_server::RealServer;
-pub use scheduler::{SchedulerKind, UnknownScheduler};
 pub use table::Table;
 pub use verdict::{DropReason, EchoVerdict, RejectReason, Verdict};
 pub use view::{ForwardMethod, RealServerView, VirtualServerView};
-pub use virtual_server::VirtualServer;
+pub use virtual_server::{Forecast, VirtualServer};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -13,12 +13,12 @@ mod device;
 mod endpoint;
 mod mend;
 mod observe;
-mod pool;
 mod probe;
+mod rings;
 mod stack;
 
 pub use clock::{Clock, SPEED};
 pub use device::{Outgoing, Transmit};
 pub use endpoint::{Sent, TcpEndpoint, TcpState};
-pub use pool::{EndpointPool, RingSize};
+pub use rings::{RingPool, RingSize};
 pub use stack::{Fault, Ingest, Stack, StackConfig};

@@ -4,7 +4,8 @@
 //! [`Echo`] read on from there, without allocating and without panicking whatever the bytes.
 //! Writing: every answer that the proxy gives without a TCP endpoint of its own
 //! ([`echo_reply`], [`unreachable()`], [`tcp_reset`]) and the headers of its UDP datagrams
-//! ([`udp_header`], [`udp_fragments_v6`]).
+//! ([`udp_header`], [`udp_fragments_v6`]); and the PROXY protocol's header
+//! ([`proxy_header_v1`], [`proxy_header_v2`]).
 //! Two small pieces of state, each owned by one worker and given the time as an argument:
 //! [`FragmentStore`] puts IP fragments together, [`ErrorLimiter`] bounds the errors that we
 //! originate.
@@ -19,6 +20,7 @@ mod header;
 mod icmp;
 mod ip;
 mod limiter;
+mod proxy_header;
 mod reply;
 mod tcp;
 mod udp;
@@ -36,6 +38,7 @@ pub use header::{CannotBuild, HOP_LIMIT, IPV4_HEADER_LEN, IPV6_HEADER_LEN, IPV6_
 pub use icmp::{Echo, Unreachable, echo_reply, port_unreachable, udp_unreachable, unreachable};
 pub use ip::{FragmentInfo, IpPacket, Malformed};
 pub use limiter::{ErrorLimiter, ErrorLimits, OriginatedError, Rate};
+pub use proxy_header::{PROXY_HEADER_MAX, proxy_header_v1, proxy_header_v2};
 pub use reply::NoReply;
 pub use tcp::{TcpFlags, TcpSegment, tcp_ack, tcp_reset};
 pub use udp::{ChecksumMode, UDP_CHECKSUM_OFFSET, UDP_HEADER_LEN, UdpDatagram, udp_header};

@@ -10,10 +10,52 @@ use std::process::ExitCode;
 use kube_tun_proxy::lab;
 use libtest_mimic::{Arguments, Trial};
 
+#[path = "cluster/closing.rs"]
+mod closing;
+#[path = "cluster/demo.rs"]
+mod demo;
+#[path = "cluster/failover.rs"]
+mod failover;
+#[path = "cluster/icmp.rs"]
+mod icmp;
 #[path = "cluster/lab.rs"]
 mod lab_itself;
 #[path = "cluster/lab_servers.rs"]
 mod lab_servers;
+#[path = "cluster/lifecycle.rs"]
+mod lifecycle;
+#[path = "cluster/limits.rs"]
+mod limits;
+#[path = "cluster/live.rs"]
+mod live;
+#[path = "cluster/manifests.rs"]
+mod manifest_files;
+#[path = "cluster/node_port.rs"]
+mod node_port;
+#[path = "cluster/node_port_exposure.rs"]
+mod node_port_exposure;
+#[path = "cluster/node_port_objects.rs"]
+mod node_port_objects;
+#[path = "cluster/node_port_stage.rs"]
+mod node_port_stage;
+#[path = "cluster/refusals.rs"]
+mod refusals;
+#[path = "cluster/sockets.rs"]
+mod sockets;
+#[path = "cluster/start.rs"]
+mod start;
+#[path = "cluster/tcp.rs"]
+mod tcp;
+#[path = "cluster/telling.rs"]
+mod telling;
+#[path = "cluster/transfer.rs"]
+mod transfer;
+#[path = "cluster/udp.rs"]
+mod udp;
+#[path = "cluster/workers.rs"]
+mod workers;
+#[path = "cluster/world.rs"]
+mod world;
 
 /// Trials that run at a time unless `--test-threads` says otherwise: more would
 /// only wait for each other's processors.
@@ -22,10 +64,30 @@ const TRIALS_AT_A_TIME: usize = 4;
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(TRIALS_AT_A_TIME);
-    let trials: Vec<Trial> = [lab_itself::trials(), lab_servers::trials()]
-        .into_iter()
-        .flatten()
-        .collect();
+    let trials: Vec<Trial> = [
+        closing::trials(),
+        demo::trials(),
+        failover::trials(),
+        icmp::trials(),
+        lab_itself::trials(),
+        lab_servers::trials(),
+        lifecycle::trials(),
+        limits::trials(),
+        live::trials(),
+        manifest_files::trials(),
+        node_port::trials(),
+        node_port_exposure::trials(),
+        refusals::trials(),
+        start::trials(),
+        tcp::trials(),
+        telling::trials(),
+        transfer::trials(),
+        udp::trials(),
+        workers::trials(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     if !arguments.list
         && let Err(error) = lab::enter().and_then(|()| lab::require_tun())
     {

@@ -1,6 +1,11 @@
 //! Replays the corpus of the fuzz targets in `fuzz/`, and some thousand inputs made
 //! from a fixed seed, so that `cargo test` finds what a fuzzer found once.
 
+#![expect(
+    clippy::print_stdout,
+    reason = "a failing input is told so that it can be kept"
+)]
+
 #[path = "../fuzz/targets/packet.rs"]
 mod packet;
 #[path = "../fuzz/targets/segment.rs"]
@@ -16,11 +21,14 @@ fn corpus(target: &str) -> Vec<Vec<u8>> {
         .join(target);
     let mut files: Vec<_> = fs::read_dir(&folder)
         .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
-        .map(|entry| entry.unwrap().path())
+        .map(|entry| entry.expect("a readable corpus").path())
         .collect();
     files.sort();
     assert!(!files.is_empty(), "{} is empty", folder.display());
-    files.iter().map(|file| fs::read(file).unwrap()).collect()
+    files
+        .iter()
+        .map(|file| fs::read(file).expect("a readable file"))
+        .collect()
 }
 
 /// xorshift64*, from a seed.

@@ -11,7 +11,7 @@ use kube_tun_proxy::packet::{
 };
 
 /// Runs one input.
-pub fn run(mut data: &[u8]) {
+pub(crate) fn run(mut data: &[u8]) {
     let mut now = Instant::now();
     let mut store = FragmentStore::new(FragmentLimits::default());
     while let Some((len, rest)) = data.split_first_chunk::<2>() {

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use kube_tun_proxy::netstack::{
-    EndpointPool, Outgoing, RingSize, Stack, StackConfig, TcpEndpoint, TcpState, Transmit,
+    Outgoing, RingPool, RingSize, Stack, StackConfig, TcpEndpoint, TcpState, Transmit,
 };
 
 /// The client's initial sequence number: the space wraps within an input.
@@ -64,7 +64,7 @@ struct Game {
 }
 
 /// Runs one input.
-pub fn run(data: &[u8]) {
+pub(crate) fn run(data: &[u8]) {
     let mut input = Input(data);
     let settings = input.byte();
     let now = Instant::now();
@@ -85,15 +85,20 @@ pub fn run(data: &[u8]) {
         keep_alive: Duration::from_secs(60),
         dead_after: Duration::from_secs(360),
     };
-    let mut pool = EndpointPool::new(1);
+    let pool = RingPool::new(usize::MAX);
+    let v4 = settings & 0x80 == 0;
+    let mut stack = Stack::new(config, now);
+    let endpoint = stack
+        .endpoint(&pool, rings, Some(1460), v4, now)
+        .expect("room for rings");
     let mut game = Game {
-        stack: Stack::new(config, now),
-        endpoint: pool.take(rings),
+        stack,
+        endpoint,
         out: Counter(0),
         now,
-        v4: settings & 0x80 == 0,
+        v4,
     };
-    // Two connections, the second on the endpoint of the first.
+    // Two connections, the second on the rings of the first.
     for _ in 0..2 {
         game.open(&mut input);
         while !input.0.is_empty() && game.endpoint.state() != TcpState::Closed {
@@ -102,9 +107,8 @@ pub fn run(data: &[u8]) {
             }
             game.step(&mut input);
         }
-        let used = std::mem::replace(&mut game.endpoint, pool.take(rings));
-        assert!(pool.give(used));
-        game.endpoint = pool.take(rings);
+        let next = game.stack.endpoint(&pool, rings, Some(1460), v4, game.now);
+        game.endpoint = next.expect("room for rings");
     }
 }
 

@@ -6,6 +6,13 @@
 
 use std::net::SocketAddr;
 
+mod explain;
+
+pub use explain::{
+    Affinity, EXPLAIN, ExplainedEndpoint, ExplainedVirtualServer, Explanation, Outcome, Placing,
+    Protocol, Question,
+};
+
 use serde::{Deserialize, Serialize};
 
 /// Path of [`Services`].
@@ -85,6 +92,8 @@ pub struct Flow {
     /// Seconds after which it ends if nothing comes; absent if it never does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_seconds: Option<u64>,
+    /// Seconds since its first packet.
+    pub age_seconds: u64,
     /// Who opened it.
     pub client: SocketAddr,
     /// Whom the client sends to.

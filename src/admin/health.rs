@@ -83,6 +83,12 @@ impl Health {
         });
     }
 
+    /// Whether no change waits for longer than [`HEALTH_TIMEOUT`].
+    pub fn is_healthy(&self, now: Instant) -> bool {
+        let families = self.families.lock().unwrap_or_else(PoisonError::into_inner);
+        families.values().all(|progress| progress.is_healthy(now))
+    }
+
     fn each(&self, change: impl FnMut(&mut Progress)) {
         self.families
             .lock()
@@ -117,10 +123,13 @@ impl Health {
 }
 
 impl Progress {
+    fn is_healthy(&self, now: Instant) -> bool {
+        self.queued
+            .is_none_or(|queued| now.saturating_duration_since(queued) < HEALTH_TIMEOUT)
+    }
+
     fn status(&self, now: Instant, wall: SystemTime) -> FamilyStatus {
-        let healthy = self
-            .queued
-            .is_none_or(|queued| now.saturating_duration_since(queued) < HEALTH_TIMEOUT);
+        let healthy = self.is_healthy(now);
         FamilyStatus {
             last_updated: timestamp(if healthy { Some(wall) } else { self.updated }),
             healthy,
@@ -187,7 +196,7 @@ fn readyz(State(health): State<Health>) -> Ready<Response> {
     if blockers.is_empty() {
         return ready((StatusCode::OK, "ready\n").into_response());
     }
-    let body = format!("not ready, waiting for: {}\n", blockers.join(", "));
+    let body = format!("not ready: {}\n", blockers.join(", "));
     ready((StatusCode::SERVICE_UNAVAILABLE, body).into_response())
 }
 

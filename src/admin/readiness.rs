@@ -23,7 +23,7 @@ impl Readiness {
     }
 
     /// Makes the proxy unready until the blocker is dropped. `name` says what is
-    /// waited for; two blockers may have the same name.
+    /// going on, such as `starting`; two blockers may have the same name.
     pub fn block(&self, name: &'static str) -> Blocker {
         self.blockers.send_modify(|blockers| blockers.push(name));
         Blocker {
@@ -32,7 +32,7 @@ impl Readiness {
         }
     }
 
-    /// What is waited for, oldest first; empty when ready.
+    /// What is going on, oldest first; empty when ready.
     pub fn blockers(&self) -> Vec<&'static str> {
         self.blockers.borrow().clone()
     }
@@ -81,20 +81,13 @@ mod tests {
         let readiness = Readiness::new();
         assert!(readiness.blockers().is_empty());
 
-        let device = readiness.block("the TUN device");
-        let first = readiness.block("the first full state");
-        let second = readiness.block("the first full state");
-        assert_eq!(
-            readiness.blockers(),
-            [
-                "the TUN device",
-                "the first full state",
-                "the first full state"
-            ]
-        );
+        let starting = readiness.block("starting");
+        let first = readiness.block("waiting");
+        let second = readiness.block("waiting");
+        assert_eq!(readiness.blockers(), ["starting", "waiting", "waiting"]);
         drop(first);
-        drop(device);
-        assert_eq!(readiness.blockers(), ["the first full state"]);
+        drop(starting);
+        assert_eq!(readiness.blockers(), ["waiting"]);
         drop(second);
         assert!(readiness.blockers().is_empty());
     }

@@ -13,7 +13,7 @@ use std::os::unix::net;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::routing::get;
 use axum::{Json, Router};
 use nix::sys::stat::{Mode, fchmod};
@@ -21,7 +21,9 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use thiserror::Error;
 use tokio::net::UnixListener;
 
-use super::api::{FLOWS, Flow, Flows, SERVICES, Services, VirtualServer};
+use super::api::{
+    EXPLAIN, Explanation, FLOWS, Flow, Flows, Question, SERVICES, Services, VirtualServer,
+};
 
 /// Commands waiting to be answered; more than a person and a script ever are.
 /// The kernel lets those beyond it wait in `connect`.
@@ -34,6 +36,9 @@ pub trait View: Send + Sync + 'static {
 
     /// The flows, in the order to print.
     fn flows(&self) -> impl Future<Output = Vec<Flow>> + Send;
+
+    /// What becomes of a new flow, and why.
+    fn explain(&self, question: &Question) -> Explanation;
 }
 
 /// Why the socket could not be made.
@@ -197,6 +202,7 @@ fn router<V: View>(view: Arc<V>) -> Router {
     Router::new()
         .route(SERVICES, get(services::<V>))
         .route(FLOWS, get(flows::<V>))
+        .route(EXPLAIN, get(explain::<V>))
         .with_state(view)
 }
 
@@ -208,6 +214,13 @@ fn services<V: View>(State(view): State<Arc<V>>) -> std::future::Ready<Json<Serv
 async fn flows<V: View>(State(view): State<Arc<V>>) -> Json<Flows> {
     let flows = view.flows().await;
     Json(Flows { flows })
+}
+
+fn explain<V: View>(
+    State(view): State<Arc<V>>,
+    Query(question): Query<Question>,
+) -> std::future::Ready<Json<Explanation>> {
+    std::future::ready(Json(view.explain(&question)))
 }
 
 #[cfg(test)]

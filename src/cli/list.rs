@@ -3,13 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use tokio::runtime;
 
-use super::{Failure, Output, Status, print};
+use super::{Failure, Output, fetch, json, print};
 use crate::admin::api::{self, Flows, Services};
-use crate::admin::client::ask;
 use crate::config::ADMIN_SOCKET;
 
 mod table;
@@ -44,34 +40,17 @@ pub(super) struct ListArgs {
 
 pub(super) fn run(args: &ListArgs) -> Result<(), Failure> {
     let text = if args.flows {
-        let flows: Flows = fetch(args, api::FLOWS)?;
+        let flows: Flows = fetch(&args.admin_socket, api::FLOWS)?;
         match args.output {
             Output::Table => table::flows(&flows.flows, args.numeric),
             Output::Json => json(&flows)?,
         }
     } else {
-        let services: Services = fetch(args, api::SERVICES)?;
+        let services: Services = fetch(&args.admin_socket, api::SERVICES)?;
         match args.output {
             Output::Table => table::services(&services.virtual_servers, args.numeric),
             Output::Json => json(&services)?,
         }
     };
     print(&text)
-}
-
-fn fetch<T: DeserializeOwned>(args: &ListArgs, path: &str) -> Result<T, Failure> {
-    let failed = |error: &dyn std::error::Error| Failure::new(Status::Failed, error);
-    runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| failed(&error))?
-        .block_on(ask(&args.admin_socket, path))
-        .map_err(|error| failed(&error))
-}
-
-fn json(document: &impl Serialize) -> Result<String, Failure> {
-    let mut text = serde_json::to_string_pretty(document)
-        .map_err(|error| Failure::new(Status::Failed, &error))?;
-    text.push('\n');
-    Ok(text)
 }

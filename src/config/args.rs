@@ -8,19 +8,20 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args};
+use hyper::Uri;
 use ipnet::IpNet;
 
 use super::values::{
     InterfaceName, ListenAddress, LogFormat, MasqueradeSource, PodTraffic, duration_or_zero,
-    healthz_bind_address, interface_name, masquerade_source, memory, node_name, positive_duration,
-    service_cidr, tun_address,
+    healthz_bind_address, interface_name, masquerade_source, master, memory, node_name,
+    node_port_address, positive_duration, scheduler, service_cidr, tun_address,
 };
+use crate::ipvs::SchedulerKind;
+use crate::node_port::NodePortAddress;
+use crate::tun::MAX_QUEUES;
 
 /// Where a running proxy is asked, unless told otherwise.
 pub const ADMIN_SOCKET: &str = "/run/kube-tun-proxy/admin.sock";
-
-/// Most queues a TUN device can have: MAX_TAP_QUEUES (linux/if_tap.h).
-const WORKERS_MAX: u64 = 256;
 
 /// The options of `run`. Durations are written as Go writes them (500ms, 1s,
 /// 1m30s, 0).
@@ -31,8 +32,25 @@ pub struct RunArgs {
     /// Of a directory, the files ending in .yaml, .yml and .json are read, in
     /// the order of their names. A change is seen within a second. A file that
     /// does not parse is reported, and its last good content stays in force.
-    #[arg(long, value_name = "PATH", help_heading = "Cluster")]
+    /// Without this and --kubeconfig, objects come from the cluster that this
+    /// pod is in.
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["kubeconfig", "master"], help_heading = "Cluster")]
     pub(super) manifests: Option<PathBuf>,
+
+    /// File that says how to reach and to enter a cluster, whose objects are followed
+    ///
+    /// Its current context counts; client certificates, tokens and exec plugins
+    /// work. It is read again when the API server denies us or cannot be reached.
+    #[arg(long, value_name = "FILE", help_heading = "Cluster")]
+    pub(super) kubeconfig: Option<PathBuf>,
+
+    /// Address of the API server, in place of the one in the configuration
+    ///
+    /// Such as https://192.168.0.10:6443. Inside a pod the configured address is
+    /// a service's, and the proxy would need itself to learn of services: give
+    /// one that is reached without it. The server's certificate must hold it.
+    #[arg(long, value_name = "URL", value_parser = master, help_heading = "Cluster")]
+    pub(super) master: Option<Uri>,
 
     /// This node's name
     ///
@@ -46,7 +64,9 @@ pub struct RunArgs {
     /// IPv4, IPv6 or both, such as 10.0.0.0/16,fd00:10::/108. Packets to an
     /// address in them that no service has are dropped, so a range that is too
     /// wide cuts off whatever else lives in it. A service with an address
-    /// outside them is not reached.
+    /// outside them is not reached. Default: what the cluster's ServiceCIDR
+    /// objects say, as it changes, and a route of its own for each service
+    /// address outside them, or for all where there are no such objects.
     #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = service_cidr, help_heading = "Cluster")]
     pub(super) service_cidr: Vec<IpNet>,
 
@@ -60,32 +80,33 @@ pub struct RunArgs {
     ///
     /// A flow stays on one worker. More workers than CPUs only add switching.
     /// Between 1 and 256; default: the CPUs that this process may use.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=WORKERS_MAX), help_heading = "Device")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MAX_QUEUES as u64), help_heading = "Device")]
     pub(super) workers: Option<u64>,
 
     /// Address of the TUN device, one of each family at most
     ///
     /// The node's own connections to services come from it, which only this
-    /// proxy sees. Without it the kernel takes an address of another interface;
-    /// a node that has none of that family cannot reach services of that family
-    /// then. It must not be an address that a service may get.
+    /// proxy sees: it never leaves the node. Default: 169.254.84.78 and
+    /// fdaf:df1a:d6a2::1. With an address that lies in --service-cidr or that
+    /// another interface has, run ends with status 3.
     #[arg(long, value_name = "ADDR", value_delimiter = ',', value_parser = tun_address, help_heading = "Device")]
     pub(super) tun_address: Vec<IpAddr>,
 
     /// Source address of connections to real servers: auto, an interface or an address
     ///
     /// auto: what the route to the real server prefers, as MASQUERADE does. An
-    /// interface: its address of the real server's family. An address: itself,
-    /// and auto for the other family. If the node has no such address, every
-    /// attempt to reach a real server fails.
+    /// interface: its address of the real server's family. An address, or one of
+    /// each family with a comma between: itself. Real servers of a family without
+    /// an address are not reached, and none at all with an address that the node
+    /// does not have.
     #[arg(long, value_name = "SOURCE", default_value = "auto", value_parser = masquerade_source, help_heading = "Device")]
     pub(super) masquerade_source: MasqueradeSource,
 
     /// Whether connections from pods are served
     ///
     /// A real server sees the node as their source, so NetworkPolicies judge
-    /// them wrongly. auto serves them while nothing tells of NetworkPolicies;
-    /// never drops and counts them.
+    /// them wrongly. auto serves them while nothing tells of NetworkPolicies, and
+    /// follows the cluster in that; never drops and counts them.
     #[arg(
         long,
         value_name = "WHEN",
@@ -94,6 +115,23 @@ pub struct RunArgs {
         help_heading = "Flows"
     )]
     pub(super) pod_traffic: PodTraffic,
+
+    /// Who chooses among the real servers of a service: rr, wrr, lc, wlc, sed, nq, sh, dh or mh
+    ///
+    /// Each as the kernel's of that name. It holds for all services but those
+    /// with another one in the annotation kube-tun-proxy.io/scheduler.
+    #[arg(long, value_name = "NAME", default_value = "rr", value_parser = scheduler, help_heading = "Flows")]
+    pub(super) ipvs_scheduler: SchedulerKind,
+
+    /// Follow traffic policies Local as kube-proxy's IPVS mode does
+    ///
+    /// Without it, as its iptables and nftables modes do: clients from outside
+    /// get local endpoints, the node and its pods all, and without a local
+    /// endpoint connections are dropped. With it everybody gets local endpoints;
+    /// without one, all endpoints if the service has a node port, load balancer
+    /// IP or external IP, else connections are refused.
+    #[arg(long, help_heading = "Flows")]
+    pub(super) ipvs_compat: bool,
 
     /// Longest time a TCP connection may be idle; 0 is for ever
     ///
@@ -149,10 +187,11 @@ pub struct RunArgs {
     /// Most flows at a time, TCP and UDP together
     ///
     /// Above it new flows are refused and counted; those that run are not
-    /// touched. Each takes a file descriptor: the hard limit on open files
-    /// (RLIMIT_NOFILE) has to be higher, and a warning says so if it is not.
-    #[arg(long, value_name = "N", default_value_t = 65_536, value_parser = clap::value_parser!(u64).range(1..), help_heading = "Flows")]
-    pub(super) max_flows: u64,
+    /// touched. Each takes a file descriptor. Default: 65536, or what the hard
+    /// limit on open files (RLIMIT_NOFILE) leaves room for if that is less; a
+    /// warning tells when more is asked for than there is room.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Flows")]
+    pub(super) max_flows: Option<u64>,
 
     /// Most memory for the buffers of all flows
     ///
@@ -162,6 +201,16 @@ pub struct RunArgs {
     /// some more than this, for code, tables and idle flows.
     #[arg(long, value_name = "SIZE", default_value = "1Gi", value_parser = memory, help_heading = "Flows")]
     pub(super) max_memory: usize,
+
+    /// Which of the node's addresses node ports are opened on: networks, primary, localhost
+    ///
+    /// A network: the node's addresses within it; primary: the node's own address
+    /// of each family; localhost: 127.0.0.1 and ::1. Several are joined by commas.
+    /// A family of which no network is named is not restricted, unless a keyword
+    /// is given. Default: all addresses of the node, loopback among them. A port
+    /// that another process has is reported, and opened once it is free.
+    #[arg(long, value_name = "CIDR|primary|localhost", value_delimiter = ',', value_parser = node_port_address, help_heading = "Flows")]
+    pub(super) nodeport_addresses: Vec<NodePortAddress>,
 
     /// Address of /healthz, /livez and /readyz
     ///

@@ -1,4 +1,5 @@
 use std::error::Error;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use clap::Parser;
 
@@ -44,7 +45,8 @@ fn defaults_are_those_of_the_contract() {
     let config = ok(&[]);
     assert_eq!(config.service_cidrs, ["10.0.0.0/16".parse().unwrap()]);
     assert_eq!(config.tun.name.as_str(), "svc-tun0");
-    assert_eq!((config.tun.ipv4, config.tun.ipv6), (None, None));
+    assert!(config.tun.addresses.is_empty());
+    assert_eq!(config.flows.scheduler, SchedulerKind::Rr);
     assert!(config.tun.workers.get() >= 1);
     assert_eq!(config.flows.masquerade_source, MasqueradeSource::Auto);
     assert_eq!(config.flows.pod_traffic, PodTraffic::Auto);
@@ -63,34 +65,74 @@ fn defaults_are_those_of_the_contract() {
         Some("/run/kube-tun-proxy/admin.sock")
     );
     assert_eq!(config.log_format, LogFormat::Text);
+    assert!((1..=65_536).contains(&config.flows.max_flows));
+    assert_eq!(config.flows.max_memory, 1 << 30);
+    assert_eq!(config.drain_timeout, Duration::from_secs(20));
 }
 
 #[test]
-fn a_source_is_needed_and_must_be_there() {
-    let error = read(&["run", "--service-cidr", "10.0.0.0/16"]).unwrap_err();
-    assert!(
-        error.to_string().contains("--manifests PATH is missing"),
-        "{error}"
-    );
-
+fn one_source_which_must_be_there() {
+    let here = env!("CARGO_MANIFEST_DIR");
+    let source = |words: &[&str]| read(&[&["run"], words].concat()).unwrap().source;
+    assert!(matches!(
+        source(&["--manifests", here]),
+        Source::Manifests(path) if path.as_os_str() == here
+    ));
+    assert!(matches!(
+        source(&[]),
+        Source::Cluster {
+            kubeconfig: None,
+            master: None
+        }
+    ));
     let words = [
-        "run",
-        "--manifests",
-        "/no/such",
-        "--service-cidr",
-        "10.0.0.0/16",
+        "--kubeconfig",
+        here,
+        "--master",
+        "https://192.168.0.10:6443",
     ];
-    let error = read(&words).unwrap_err().to_string();
-    assert!(
-        error.contains("--manifests '/no/such' cannot be read"),
-        "{error}"
+    let Source::Cluster { kubeconfig, master } = source(&words) else {
+        panic!("a kubeconfig is a cluster's");
+    };
+    assert_eq!(kubeconfig, Some(PathBuf::from(here)));
+    assert_eq!(master.unwrap().to_string(), "https://192.168.0.10:6443/");
+
+    for flag in ["--manifests", "--kubeconfig"] {
+        let error = read(&["run", flag, "/no/such"]).unwrap_err().to_string();
+        let expected = format!("{flag} '/no/such' cannot be read");
+        assert!(error.contains(&expected), "{error}");
+    }
+    refused(&["--kubeconfig", here], &["--manifests", "--kubeconfig"]);
+    refused(&["--master=https://host"], &["--manifests", "--master"]);
+    for url in ["", "192.168.0.10:6443", "ftp://host", "/path", "https://"] {
+        let error = read(&["run", "--master", url]).unwrap_err().to_string();
+        assert!(error.contains("--master"), "{error}");
+    }
+}
+
+#[test]
+fn node_port_addresses() {
+    assert!(ok(&[]).node_port_addresses.is_empty());
+    let several = [
+        "--nodeport-addresses",
+        "192.168.0.0/24,primary,localhost,fd00::/8",
+    ];
+    let told: Vec<_> = ok(&several)
+        .node_port_addresses
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(told, ["192.168.0.0/24", "primary", "localhost", "fd00::/8"]);
+    refused(
+        &["--nodeport-addresses", "primary,192.168.0.1"],
+        &["--nodeport-addresses", "'192.168.0.1'", "nor primary"],
     );
 }
 
 #[test]
 fn service_cidrs() {
-    let error = read(&["run", "--manifests", "/"]).unwrap_err().to_string();
-    assert!(error.contains("--service-cidr CIDR is missing"), "{error}");
+    let none = read(&["run", "--manifests", "/"]).unwrap();
+    assert!(none.service_cidrs.is_empty());
 
     let both = [
         "10.0.0.0/16".parse().unwrap(),
@@ -148,8 +190,8 @@ fn tun_names() {
 #[test]
 fn tun_addresses_one_of_each_family() {
     let config = ok(&["--tun-address", "10.9.0.1,fd09::1"]);
-    assert_eq!(config.tun.ipv4, Some(Ipv4Addr::new(10, 9, 0, 1)));
-    assert_eq!(config.tun.ipv6, Some("fd09::1".parse().unwrap()));
+    let both: [IpAddr; 2] = ["10.9.0.1".parse().unwrap(), "fd09::1".parse().unwrap()];
+    assert_eq!(config.tun.addresses, both);
 
     refused(
         &["--tun-address", "10.9.0.1", "--tun-address", "10.9.0.2"],
@@ -172,24 +214,46 @@ fn workers_within_what_a_device_has() {
 #[test]
 fn masquerade_sources() {
     let source = |text| ok(&["--masquerade-source", text]).flows.masquerade_source;
+    let (v4, v6) = (Ipv4Addr::new(10, 1, 15, 0), Ipv6Addr::LOCALHOST);
+    let addresses = |v4, v6| MasqueradeSource::Address { v4, v6 };
     assert_eq!(source("auto"), MasqueradeSource::Auto);
-    assert_eq!(
-        source("10.1.15.0"),
-        MasqueradeSource::Address(Ipv4Addr::new(10, 1, 15, 0).into())
-    );
-    for text in ["flannel.1", "auto", "fd00::1"] {
-        assert_eq!(source(text).to_string(), text);
-    }
-    assert!(matches!(
-        source("flannel.1"),
-        MasqueradeSource::Interface(_)
-    ));
-    for value in ["", "0.0.0.0", "a/b", "a_name_that_is_too_long"] {
+    assert_eq!(source("10.1.15.0"), addresses(Some(v4), None));
+    assert_eq!(source("::1"), addresses(None, Some(v6)));
+    assert_eq!(source("::1,10.1.15.0"), addresses(Some(v4), Some(v6)));
+    let MasqueradeSource::Interface(name) = source("flannel.1") else {
+        panic!("flannel.1 is an interface")
+    };
+    assert_eq!(name.as_str(), "flannel.1");
+    for (value, reason) in [
+        ("", "is empty"),
+        ("0.0.0.0", "can come from"),
+        ("10.0.0.1,10.0.0.2", "two addresses of one family"),
+        ("10.0.0.1,eth0", "\"eth0\", which is no IP address"),
+        ("a/b", "contains '/'"),
+        ("a_name_that_is_too_long", "has 23 bytes"),
+    ] {
         refused(
             &["--masquerade-source", value],
-            &["--masquerade-source", value],
+            &["--masquerade-source", value, reason],
         );
     }
+}
+
+#[test]
+fn policies_as_in_ipvs_mode_are_asked_for() {
+    assert!(!ok(&[]).flows.ipvs_compat);
+    assert!(ok(&["--ipvs-compat"]).flows.ipvs_compat);
+}
+
+#[test]
+fn schedulers() {
+    let scheduler = |text| ok(&["--ipvs-scheduler", text]).flows.scheduler;
+    assert_eq!(scheduler("wlc"), SchedulerKind::Wlc);
+    assert_eq!(scheduler(""), SchedulerKind::Rr);
+    refused(
+        &["--ipvs-scheduler=best"],
+        &["--ipvs-scheduler", "best", "one of rr"],
+    );
 }
 
 #[test]

@@ -8,9 +8,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use clap::ValueEnum;
+use hyper::Uri;
 use ipnet::IpNet;
 
 use super::{duration, size};
+use crate::ipvs::{SchedulerKind, UnknownScheduler};
+use crate::node_port::NodePortAddress;
 
 /// Longest name of an interface: IFNAMSIZ (linux/if.h) less its final NUL.
 const IFNAME_MAX: usize = 15;
@@ -42,18 +45,14 @@ pub enum MasqueradeSource {
     Auto,
     /// The first address of this interface.
     Interface(InterfaceName),
-    /// This address; real servers of the other family get the route's choice.
-    Address(IpAddr),
-}
-
-impl fmt::Display for MasqueradeSource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Auto => f.write_str("auto"),
-            Self::Interface(name) => name.fmt(f),
-            Self::Address(address) => address.fmt(f),
-        }
-    }
+    /// These addresses, at least one. Real servers of a family without one are
+    /// not reached.
+    Address {
+        /// Towards IPv4 real servers.
+        v4: Option<Ipv4Addr>,
+        /// Towards IPv6 real servers.
+        v6: Option<Ipv6Addr>,
+    },
 }
 
 /// Whether packets that come from pods are served.
@@ -77,6 +76,16 @@ pub enum LogFormat {
     Json,
 }
 
+/// Address of an API server.
+pub(super) fn master(text: &str) -> Result<Uri, String> {
+    let no_url = "is no URL of a server; one looks like https://192.168.0.10:6443";
+    let uri: Uri = text.parse().map_err(|_| no_url.to_owned())?;
+    if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none() {
+        return Err(no_url.to_owned());
+    }
+    Ok(uri)
+}
+
 /// A network that is routed into the TUN.
 pub(super) fn service_cidr(text: &str) -> Result<IpNet, String> {
     let net: IpNet = text
@@ -96,6 +105,17 @@ pub(super) fn service_cidr(text: &str) -> Result<IpNet, String> {
         return Err("is no range that services get addresses from".to_owned());
     }
     Ok(net)
+}
+
+/// Which of the node's addresses node ports are opened on: one item of the list.
+pub(super) fn node_port_address(text: &str) -> Result<NodePortAddress, String> {
+    match text {
+        "primary" => Ok(NodePortAddress::Primary),
+        "localhost" => Ok(NodePortAddress::Localhost),
+        network => network.parse().map(NodePortAddress::Cidr).map_err(|_| {
+            "is neither a network, such as 192.168.0.0/24, nor primary, nor localhost".to_owned()
+        }),
+    }
 }
 
 /// An address of the TUN device.
@@ -133,18 +153,40 @@ pub(super) fn interface_name(text: &str) -> Result<InterfaceName, String> {
     Ok(InterfaceName(text.to_owned()))
 }
 
-/// `auto`, an address, or the name of an interface.
+/// `auto`, an address of one family or of each, or the name of an interface.
 pub(super) fn masquerade_source(text: &str) -> Result<MasqueradeSource, String> {
     if text == "auto" {
         return Ok(MasqueradeSource::Auto);
     }
-    if let Ok(address) = text.parse::<IpAddr>() {
+    // An interface may be named so as well; nobody does.
+    if text
+        .split(',')
+        .next()
+        .is_some_and(|first| first.parse::<IpAddr>().is_ok())
+    {
+        return masquerade_addresses(text);
+    }
+    interface_name(text).map(MasqueradeSource::Interface)
+}
+
+fn masquerade_addresses(text: &str) -> Result<MasqueradeSource, String> {
+    let (mut v4, mut v6) = (None, None);
+    for text in text.split(',') {
+        let address: IpAddr = text
+            .parse()
+            .map_err(|_| format!("has {text:?}, which is no IP address"))?;
         if address.is_unspecified() || address.is_multicast() {
             return Err("is no address that a connection can come from".to_owned());
         }
-        return Ok(MasqueradeSource::Address(address));
+        let before = match address {
+            IpAddr::V4(address) => v4.replace(address).is_some(),
+            IpAddr::V6(address) => v6.replace(address).is_some(),
+        };
+        if before {
+            return Err("has two addresses of one family".to_owned());
+        }
     }
-    interface_name(text).map(MasqueradeSource::Interface)
+    Ok(MasqueradeSource::Address { v4, v6 })
 }
 
 /// kube-proxy's notation for an address to listen on: `ADDRESS:PORT`,
@@ -183,6 +225,14 @@ pub(super) fn node_name(text: &str) -> Result<String, String> {
         return Err("is empty".to_owned());
     }
     Ok(name)
+}
+
+/// A scheduler's name; as with kube-proxy, an empty one is `rr`.
+pub(super) fn scheduler(text: &str) -> Result<SchedulerKind, UnknownScheduler> {
+    if text.is_empty() {
+        return Ok(SchedulerKind::Rr);
+    }
+    text.parse()
 }
 
 /// A duration in Go's notation; zero is meaningful.

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
-use super::tcp_flow::Ending;
+use super::ending::Ending;
 use crate::ipvs::{Protocol, ServicePortName};
 
 /// Records that wait to be written: a tenth of a second at 80,000 flows a second.
@@ -18,25 +18,25 @@ const DEPTH: usize = 8192;
 
 /// What became of one flow.
 #[derive(Clone, Debug)]
-pub(super) struct FlowRecord {
-    pub(super) protocol: Protocol,
-    pub(super) service: Arc<ServicePortName>,
-    pub(super) client: SocketAddr,
-    pub(super) virtual_server: SocketAddr,
-    pub(super) real_server: Option<SocketAddr>,
-    pub(super) source: Option<SocketAddr>,
+pub(crate) struct FlowRecord {
+    pub(crate) protocol: Protocol,
+    pub(crate) service: Arc<ServicePortName>,
+    pub(crate) client: SocketAddr,
+    pub(crate) virtual_server: SocketAddr,
+    pub(crate) real_server: Option<SocketAddr>,
+    pub(crate) source: Option<SocketAddr>,
     /// Real servers tried.
-    pub(super) attempts: u32,
+    pub(crate) attempts: u32,
     /// From the first SYN to the connected real server.
-    pub(super) dial_time: Option<Duration>,
-    pub(super) duration: Duration,
-    pub(super) bytes_in: u64,
-    pub(super) bytes_out: u64,
-    pub(super) ending: Ending,
+    pub(crate) dial_time: Option<Duration>,
+    pub(crate) duration: Duration,
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+    pub(crate) ending: Ending,
 }
 
 /// Starts the thread. It ends when all senders are gone.
-pub(super) fn start() -> std::io::Result<(SyncSender<FlowRecord>, thread::JoinHandle<()>)> {
+pub(crate) fn start() -> std::io::Result<(SyncSender<FlowRecord>, thread::JoinHandle<()>)> {
     let (sender, receiver) = sync_channel(DEPTH);
     let thread = thread::Builder::new()
         .name("access-log".to_owned())

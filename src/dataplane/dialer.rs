@@ -17,7 +17,7 @@ const INTERFACE_MAX_AGE: Duration = Duration::from_secs(5);
 
 /// Opens sockets whose source address is the node's, as `--masquerade-source` says.
 #[derive(Debug)]
-pub(super) struct Dialer {
+pub(crate) struct Dialer {
     masquerade: Masquerade,
     interface: Option<(Instant, Sources)>,
 }
@@ -29,7 +29,7 @@ struct Sources {
 }
 
 impl Dialer {
-    pub(super) fn new(masquerade: Masquerade) -> Self {
+    pub(crate) fn new(masquerade: Masquerade) -> Self {
         Self {
             masquerade,
             interface: None,
@@ -41,7 +41,7 @@ impl Dialer {
     /// # Errors
     /// What socket(2), bind(2) or connect(2) fail with at once: EADDRNOTAVAIL when
     /// no port is free, EMFILE, ENETUNREACH.
-    pub(super) fn connect(&mut self, to: SocketAddr, now: Instant) -> io::Result<KernelSocket> {
+    pub(crate) fn connect(&mut self, to: SocketAddr, now: Instant) -> io::Result<KernelSocket> {
         let socket = self.socket(to, Type::STREAM, Protocol::TCP, now)?;
         socket.set_tcp_nodelay(true)?;
         match socket.connect(&to.into()) {
@@ -56,7 +56,7 @@ impl Dialer {
     ///
     /// # Errors
     /// As [`Dialer::connect`].
-    pub(super) fn datagrams(&mut self, to: SocketAddr, now: Instant) -> io::Result<UdpSocket> {
+    pub(crate) fn datagrams(&mut self, to: SocketAddr, now: Instant) -> io::Result<UdpSocket> {
         let socket = self.socket(to, Type::DGRAM, Protocol::UDP, now)?;
         socket.connect(&to.into())?;
         Ok(socket.into())

@@ -4,7 +4,6 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::worker::Flow;
 use crate::ipvs::Protocol;
 use crate::netstack::Sent;
 
@@ -18,27 +17,27 @@ const MAX_TIME_WAIT: usize = 1 << 16;
 
 /// The five-tuple.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct FlowKey {
-    pub(super) client: SocketAddr,
-    pub(super) virtual_server: SocketAddr,
-    pub(super) protocol: Protocol,
+pub(crate) struct FlowKey {
+    pub(crate) client: SocketAddr,
+    pub(crate) virtual_server: SocketAddr,
+    pub(crate) protocol: Protocol,
 }
 
 /// A slot of the table and which of its tenants is meant: an event for an earlier
 /// tenant finds nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct FlowId {
+pub(crate) struct FlowId {
     index: u32,
     generation: u32,
 }
 
 impl FlowId {
     /// As a number for epoll, and back.
-    pub(super) fn to_token(self) -> usize {
+    pub(crate) fn to_token(self) -> usize {
         (self.generation as usize) << 32 | self.index as usize
     }
 
-    pub(super) fn from_token(token: usize) -> Self {
+    pub(crate) fn from_token(token: usize) -> Self {
         Self {
             index: token as u32,
             generation: (token >> 32) as u32,
@@ -48,7 +47,7 @@ impl FlowId {
 
 /// What a key leads to.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Found {
+pub(crate) enum Found {
     /// A flow.
     Flow(FlowId),
     /// A connection that is over, all but for a repeated FIN.
@@ -63,7 +62,7 @@ struct Slot<T> {
 
 /// The flows of one worker.
 #[derive(Debug)]
-pub(super) struct FlowTable<T = Flow> {
+pub(crate) struct FlowTable<T> {
     keys: HashMap<FlowKey, Found, foldhash::fast::RandomState>,
     slots: Vec<Slot<T>>,
     free: Vec<u32>,
@@ -84,12 +83,12 @@ impl<T> Default for FlowTable<T> {
 
 impl<T> FlowTable<T> {
     #[inline]
-    pub(super) fn find(&self, key: &FlowKey) -> Option<Found> {
+    pub(crate) fn find(&self, key: &FlowKey) -> Option<Found> {
         self.keys.get(key).copied()
     }
 
     #[inline]
-    pub(super) fn get_mut(&mut self, id: FlowId) -> Option<&mut T> {
+    pub(crate) fn get_mut(&mut self, id: FlowId) -> Option<&mut T> {
         let slot = self.slots.get_mut(id.index as usize)?;
         if slot.generation != id.generation {
             return None;
@@ -98,7 +97,7 @@ impl<T> FlowTable<T> {
     }
 
     /// Takes in a flow. Whatever the key led to before is no longer found.
-    pub(super) fn insert(&mut self, key: FlowKey, make: impl FnOnce(FlowId) -> T) -> FlowId {
+    pub(crate) fn insert(&mut self, key: FlowKey, make: impl FnOnce(FlowId) -> T) -> FlowId {
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot {
                 generation: 0,
@@ -117,7 +116,7 @@ impl<T> FlowTable<T> {
     }
 
     /// Removes a flow; with `time_wait` its key answers repeated FINs for a while.
-    pub(super) fn remove(
+    pub(crate) fn remove(
         &mut self,
         id: FlowId,
         key: FlowKey,
@@ -147,14 +146,14 @@ impl<T> FlowTable<T> {
     }
 
     /// Forgets a connection in TIME_WAIT, because its client goes on.
-    pub(super) fn end_time_wait(&mut self, key: &FlowKey) {
+    pub(crate) fn end_time_wait(&mut self, key: &FlowKey) {
         if let Some(Found::TimeWait(_)) = self.find(key) {
             self.keys.remove(key);
         }
     }
 
     /// Forgets those whose time has passed.
-    pub(super) fn expire_time_wait(&mut self, now: Instant) {
+    pub(crate) fn expire_time_wait(&mut self, now: Instant) {
         while self
             .time_wait
             .front()
@@ -164,11 +163,11 @@ impl<T> FlowTable<T> {
         }
     }
 
-    pub(super) fn has_time_wait(&self) -> bool {
+    pub(crate) fn has_time_wait(&self) -> bool {
         !self.time_wait.is_empty()
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (FlowId, &mut T)> {
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (FlowId, &mut T)> {
         self.slots
             .iter_mut()
             .enumerate()

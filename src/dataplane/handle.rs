@@ -4,7 +4,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
@@ -91,6 +91,7 @@ impl Dataplane {
         });
         let shared = Arc::new(Shared {
             table,
+            pod_traffic: AtomicBool::new(config.pod_traffic),
             config,
             stats: stats.clone(),
             flows: AtomicUsize::new(0),
@@ -117,7 +118,7 @@ impl Dataplane {
             .zip(stats)
             .enumerate();
         for (index, (((queue, poll), mailbox), stats)) in parts {
-            let worker = Worker::new(Parts {
+            let parts = Parts {
                 index,
                 shared: Arc::clone(&shared),
                 stats,
@@ -126,13 +127,15 @@ impl Dataplane {
                 mailbox,
                 log: log.clone(),
                 seed: random_seed(index),
-            });
+            };
             let name = format!("worker-{index}");
             let failed = Arc::clone(&failed);
             let thread = thread::Builder::new()
                 .name(name.clone())
                 .spawn(move || {
-                    if let Err(error) = worker.run() {
+                    // A worker stays on the thread it was made on: its rings are counted
+                    // without locks.
+                    if let Err(error) = Worker::new(parts).run() {
                         tracing::error!(worker = index, %error, "the TUN queue failed");
                         failed.send_replace(Some(format!("TUN queue {index}: {error}")));
                     }
@@ -149,6 +152,17 @@ impl Dataplane {
         self.tell(|| Message::Sweep);
     }
 
+    /// Serves clients other than this node from now on, or drops what they send.
+    /// Flows that are open go on.
+    pub fn serve_pods(&self, serve: bool) {
+        self.shared.pod_traffic.store(serve, Ordering::Relaxed);
+    }
+
+    /// Whether clients other than this node are served.
+    pub fn serves_pods(&self) -> bool {
+        self.shared.pod_traffic.load(Ordering::Relaxed)
+    }
+
     /// All flows, in no order.
     pub async fn flows(&self) -> Vec<FlowView> {
         let mut replies = Vec::new();
@@ -163,6 +177,12 @@ impl Dataplane {
             flows.extend(reply.await.unwrap_or_default());
         }
         flows
+    }
+
+    /// Table, settings and limits, for workers that carry flows from elsewhere than
+    /// the TUN: their flows count against the same limits, and drain with the rest.
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
     }
 
     /// The counters of all workers.

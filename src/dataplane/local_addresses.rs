@@ -33,7 +33,7 @@ impl LocalAddresses {
 }
 
 /// The addresses of one interface, or of all.
-pub(super) fn interface_addresses(interface: Option<&str>) -> HashSet<IpAddr> {
+pub(crate) fn interface_addresses(interface: Option<&str>) -> HashSet<IpAddr> {
     let Ok(addresses) = getifaddrs() else {
         return HashSet::new();
     };

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use nix::sys::socket::{MsgFlags, recv, send};
@@ -52,6 +52,20 @@ impl KernelSocket {
         Self { socket }
     }
 
+    /// As [`ServerSocket::receive`], but what was received stays.
+    ///
+    /// # Errors
+    /// As recv(2).
+    pub fn peek(&self, room: &mut [u8]) -> io::Result<usize> {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
+        Ok(recv(self.socket.as_raw_fd(), room, flags)?)
+    }
+
+    /// Gives the socket back.
+    pub fn into_socket(self) -> Socket {
+        self.socket
+    }
+
     /// Our own address on this connection: what the real server sees.
     pub fn local_address(&self) -> Option<SocketAddr> {
         self.socket.local_addr().ok()?.as_socket()
@@ -63,6 +77,12 @@ impl KernelSocket {
     /// What connect(2) failed with.
     pub fn connect_result(&self) -> io::Result<()> {
         self.socket.take_error()?.map_or(Ok(()), Err)
+    }
+}
+
+impl AsFd for KernelSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the workers share with each other and with the control plane.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
 
 use dashmap::DashMap;
@@ -13,31 +13,33 @@ use super::{DataplaneConfig, SharedTable};
 
 /// Shared by all workers.
 #[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) table: SharedTable,
-    pub(super) config: DataplaneConfig,
-    pub(super) stats: Vec<Arc<WorkerStats>>,
+pub(crate) struct Shared {
+    pub(crate) table: SharedTable,
+    pub(crate) config: DataplaneConfig,
+    /// Whether clients other than this node are served.
+    pub(crate) pod_traffic: AtomicBool,
+    pub(crate) stats: Vec<Arc<WorkerStats>>,
     /// Flows open now, of all protocols.
-    pub(super) flows: AtomicUsize,
+    pub(crate) flows: AtomicUsize,
     /// TCP flows among them, those being opened included.
-    pub(super) tcp_flows: AtomicUsize,
+    pub(crate) tcp_flows: AtomicUsize,
     /// Bytes of memory behind buffers, at most.
-    pub(super) memory: AtomicUsize,
-    pub(super) owners: Option<Owners>,
+    pub(crate) memory: AtomicUsize,
+    pub(crate) owners: Option<Owners>,
 }
 
 /// Which worker has a flow. Asked only for packets that match no flow of the worker
 /// they came to: IP fragments, which the kernel steers by addresses alone, and
 /// flows whose queue changed when another queue was attached.
 #[derive(Debug)]
-pub(super) struct Owners {
-    pub(super) of: DashMap<FlowKey, usize, foldhash::fast::RandomState>,
-    pub(super) mailboxes: Vec<(SyncSender<Message>, Arc<mio::Waker>)>,
+pub(crate) struct Owners {
+    pub(crate) of: DashMap<FlowKey, usize, foldhash::fast::RandomState>,
+    pub(crate) mailboxes: Vec<(SyncSender<Message>, Arc<mio::Waker>)>,
 }
 
 impl Shared {
     /// Adjusts the bytes in use.
-    pub(super) fn account(&self, before: usize, after: usize) {
+    pub(crate) fn account(&self, before: usize, after: usize) {
         if after > before {
             self.memory.fetch_add(after - before, Ordering::Relaxed);
         } else if before > after {
@@ -48,7 +50,7 @@ impl Shared {
 
 /// What a worker can be told.
 #[derive(Debug)]
-pub(super) enum Message {
+pub(crate) enum Message {
     /// Real servers may have retired: end UDP flows to them.
     Sweep,
     /// Say which flows there are.

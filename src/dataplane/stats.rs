@@ -6,28 +6,28 @@ use crate::ipvs::{DropReason, RejectReason};
 
 /// One worker's counters. Only that worker writes; anyone reads.
 #[derive(Debug, Default)]
-pub(super) struct WorkerStats {
+pub(crate) struct WorkerStats {
     dropped: [AtomicU64; DropReason::ALL.len()],
     rejected: [AtomicU64; RejectReason::ALL.len()],
-    pub(super) opened: AtomicU64,
-    pub(super) failovers: AtomicU64,
-    pub(super) tun_errors: AtomicU64,
-    pub(super) unlogged: AtomicU64,
-    pub(super) handed_over: AtomicU64,
+    pub(crate) opened: AtomicU64,
+    pub(crate) failovers: AtomicU64,
+    pub(crate) tun_errors: AtomicU64,
+    pub(crate) unlogged: AtomicU64,
+    pub(crate) handed_over: AtomicU64,
 }
 
 impl WorkerStats {
-    pub(super) fn dropped(&self, reason: DropReason) {
+    pub(crate) fn dropped(&self, reason: DropReason) {
         add(&self.dropped[reason as usize]);
     }
 
-    pub(super) fn reject(&self, reason: RejectReason) {
+    pub(crate) fn reject(&self, reason: RejectReason) {
         add(&self.rejected[reason as usize]);
     }
 }
 
 /// Adds one; a single writer needs no atomic addition.
-pub(super) fn add(counter: &AtomicU64) {
+pub(crate) fn add(counter: &AtomicU64) {
     counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }
 
@@ -55,7 +55,23 @@ pub struct Counters {
 }
 
 impl Counters {
-    pub(super) fn sum<'a>(workers: impl Iterator<Item = &'a WorkerStats> + Clone) -> Self {
+    /// Takes in the counters of other workers, which share the flows and the memory
+    /// that these count.
+    pub fn include(&mut self, other: &Self) {
+        for ((_, count), (_, more)) in self.dropped.iter_mut().zip(&other.dropped) {
+            *count += more;
+        }
+        for ((_, count), (_, more)) in self.rejected.iter_mut().zip(&other.rejected) {
+            *count += more;
+        }
+        self.opened += other.opened;
+        self.failovers += other.failovers;
+        self.tun_errors += other.tun_errors;
+        self.unlogged += other.unlogged;
+        self.handed_over += other.handed_over;
+    }
+
+    pub(crate) fn sum<'a>(workers: impl Iterator<Item = &'a WorkerStats> + Clone) -> Self {
         let sum = |get: &dyn Fn(&WorkerStats) -> &AtomicU64| -> u64 {
             workers
                 .clone()

@@ -7,36 +7,36 @@
 //! [`TcpFlow::server_ready`] for the socket's readiness and [`TcpFlow::turn`] once
 //! for all of it.
 
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
-mod ending;
-
-pub use ending::{Ending, TcpTimeouts};
-
+use super::ending::{Ending, TcpTimeouts};
 use super::server_socket::ServerSocket;
 use crate::netstack::{Fault, Ingest, Stack, TcpEndpoint, TcpState, Transmit};
 
-/// Bytes that one turn may read from the real server before other flows have
-/// theirs: two super-packets.
-const TURN_BYTES: usize = 128 << 10;
+mod moving;
 
 /// Packets that one turn may send.
 const TURN_PACKETS: usize = 16;
 
-/// A client that has not completed its handshake by then has gone: the kernel
-/// gives up on a SYN-ACK after about as long with net.ipv4.tcp_synack_retries = 3.
+/// A client that has not completed its handshake by then has gone; the kernel gives up
+/// as late with net.ipv4.tcp_synack_retries = 3.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Connections that live longer are worth the system calls that arm keep-alive.
 const SHORT_LIFE: Duration = Duration::from_secs(10);
 
-/// How long into TIME_WAIT the stack is polled: half of what smoltcp's 10 s are
-/// by its faster clock.
+/// How long into TIME_WAIT the stack is polled: half of smoltcp's 10 s by its clock.
 const TIME_WAIT_POLLED: Duration = Duration::from_secs(1);
 
-/// The least time between two turns that only a timer asks for: smoltcp may say
-/// "now" while nothing can be sent, and must not make the worker spin.
+/// How often a flow's rings are looked at while something moves, and how little must
+/// have moved for their memory to be given back: taking 1 MiB from the kernel again
+/// costs some 60 µs (256 page faults), once in two seconds.
+const TIDY_INTERVAL: Duration = Duration::from_secs(2);
+const TIDY_BYTES: u64 = 1 << 20;
+
+/// The least time to the next turn that only a timer asks for: smoltcp may say "now"
+/// while nothing can be sent.
 const TIMER_FLOOR: Duration = Duration::from_millis(1);
 
 /// What the real server sent before its RST gets this long to reach the client:
@@ -59,11 +59,12 @@ pub enum Progress {
 pub struct TcpFlow<S> {
     endpoint: TcpEndpoint,
     server: S,
+    /// What the real server gets before anything of the client's.
+    preface: Vec<u8>,
     readable: bool,
     writable: bool,
-    /// FIN or an error may be behind what the socket still holds: a short read
-    /// does not mean that it is empty and will tell of what comes.
-    read_closed: bool,
+    /// A short read does not mean that the socket is empty.
+    more_behind: bool,
     /// FIN from the real server has been read.
     server_finished: bool,
     /// FIN from the client has arrived.
@@ -83,6 +84,9 @@ pub struct TcpFlow<S> {
     /// Since when the real server is known to have failed.
     broken_since: Option<Instant>,
     time_wait_since: Option<Instant>,
+    /// When the rings are next looked at, and what had moved at the last look.
+    tidy_at: Option<Instant>,
+    tidied: u64,
     bytes_in: u64,
     bytes_out: u64,
 }
@@ -110,11 +114,12 @@ impl<S: ServerSocket> TcpFlow<S> {
         Ok(Self {
             endpoint,
             server,
+            preface: Vec::new(),
             // What the real server has sent since it was connected was told
             // together with the connection itself, and nobody looked.
             readable: true,
             writable: true,
-            read_closed: true,
+            more_behind: true,
             server_finished: false,
             client_finished: false,
             finish_sent: false,
@@ -128,9 +133,17 @@ impl<S: ServerSocket> TcpFlow<S> {
             closing_queue: 0,
             broken_since: None,
             time_wait_since: None,
+            tidy_at: None,
+            tidied: 0,
             bytes_in: 0,
             bytes_out: 0,
         })
+    }
+
+    /// Sends `preface` to the real server before anything of the client's. It is not
+    /// counted among the bytes that the client sent.
+    pub fn set_preface(&mut self, preface: Vec<u8>) {
+        self.preface = preface;
     }
 
     /// Takes one segment of the client. `sequence_end` is the sequence number
@@ -164,17 +177,16 @@ impl<S: ServerSocket> TcpFlow<S> {
         Ok(taken)
     }
 
-    /// The socket's readiness has changed. `read_closed`: FIN or an error is
-    /// behind what can be read.
+    /// The socket's readiness has changed. `more_behind`: FIN, an error or the mark of
+    /// urgent data is among what can be read, so that it must be read until it blocks.
     #[inline]
-    pub fn server_ready(&mut self, readable: bool, writable: bool, read_closed: bool) {
+    pub fn server_ready(&mut self, readable: bool, writable: bool, more_behind: bool) {
         self.readable |= readable;
         self.writable |= writable;
-        self.read_closed |= read_closed;
+        self.more_behind |= more_behind;
     }
 
     /// Moves what can be moved and sends what is due.
-    ///
     /// # Errors
     /// When smoltcp panics.
     pub fn turn(
@@ -198,6 +210,7 @@ impl<S: ServerSocket> TcpFlow<S> {
             self.kept_alive = true;
             self.server.keep_alive();
         }
+        self.tidy(now);
         Ok(if more {
             Progress::More
         } else {
@@ -219,6 +232,9 @@ impl<S: ServerSocket> TcpFlow<S> {
         }
         if !self.kept_alive {
             at = at.min(self.opened + SHORT_LIFE);
+        }
+        if let Some(tidy) = self.tidy_at {
+            at = at.min(tidy);
         }
         if let Some(idle) = timeouts.idle {
             at = at.min(self.active + idle);
@@ -255,10 +271,9 @@ impl<S: ServerSocket> TcpFlow<S> {
         &self.endpoint
     }
 
-    /// Gives up the flow; its endpoint can serve another. Dropping the rest closes
-    /// the socket.
-    pub fn into_endpoint(self) -> TcpEndpoint {
-        self.endpoint
+    /// Bytes of memory behind its rings, at most.
+    pub fn touched(&mut self) -> usize {
+        self.endpoint.touched()
     }
 
     /// True once the client has completed its handshake.
@@ -321,108 +336,21 @@ impl<S: ServerSocket> TcpFlow<S> {
         )
     }
 
-    /// From the receive ring into the socket.
-    fn move_to_server(&mut self, now: Instant) {
-        while self.writable
-            && self.server_error.is_none()
-            && !self.finish_sent
-            && self.endpoint.receive_queue() > 0
-        {
-            let server = &mut self.server;
-            let sent = self.endpoint.receive(|bytes| match server.send(bytes) {
-                Ok(count) => (count, Ok(count)),
-                Err(error) => (0, Err(error)),
-            });
-            match sent {
-                Some(Ok(count)) => {
-                    self.bytes_in += count as u64;
-                    self.active = now;
-                }
-                Some(Err(error)) if error.kind() == ErrorKind::WouldBlock => self.writable = false,
-                Some(Err(error)) if error.kind() == ErrorKind::Interrupted => {}
-                Some(Err(error)) => self.server_failed(&error),
-                None => break,
+    /// Gives the memory of the rings back when little moves through them. A ring's
+    /// position walks through all of it, however little is in it at a time.
+    fn tidy(&mut self, now: Instant) {
+        let moved = self.endpoint.moved();
+        match self.tidy_at {
+            None if moved != self.tidied => self.tidy_at = Some(now + TIDY_INTERVAL),
+            Some(at) if now >= at => {
+                let since = moved - self.tidied;
+                self.tidied = moved;
+                let done = since < TIDY_BYTES && self.endpoint.trim();
+                // Rings that are full and stand still are looked at when they move.
+                self.tidy_at = (!done && since > 0).then(|| now + TIDY_INTERVAL);
             }
+            None | Some(_) => {}
         }
-        if self.client_finished && !self.finish_sent && self.endpoint.receive_queue() == 0 {
-            self.finish_sent = true;
-            if self.server_error.is_none() {
-                self.server.finish();
-            }
-        }
-    }
-
-    /// From the socket into the send ring. True when the budget stopped it.
-    fn move_to_client(&mut self, now: Instant) -> bool {
-        let mut budget = TURN_BYTES;
-        while self.readable && !self.server_finished && self.endpoint.send_room() > 0 {
-            if budget == 0 {
-                return true;
-            }
-            let server = &mut self.server;
-            let received = self.endpoint.send(|room| {
-                let limit = budget.min(room.len());
-                match server.receive(&mut room[..limit]) {
-                    Ok(count) => (count, Ok((count, limit))),
-                    Err(error) => (0, Err(error)),
-                }
-            });
-            match received {
-                Some(Ok((0, _))) => {
-                    self.server_finished = true;
-                }
-                Some(Ok((count, limit))) => {
-                    self.bytes_out += count as u64;
-                    self.active = now;
-                    budget = budget.saturating_sub(count);
-                    // A short read has emptied the socket; what comes later is told.
-                    self.readable = count == limit || self.read_closed;
-                }
-                Some(Err(error)) if error.kind() == ErrorKind::WouldBlock => {
-                    self.readable = false;
-                    self.read_closed = false;
-                    // Nothing is left behind a send that failed.
-                    self.server_finished = self.server_error.is_some();
-                }
-                Some(Err(error)) if error.kind() == ErrorKind::Interrupted => {}
-                Some(Err(error)) => {
-                    self.server_failed(&error);
-                    self.server_finished = true;
-                }
-                None => break,
-            }
-        }
-        false
-    }
-
-    /// FIN to the client behind everything the real server has sent. After FIN of
-    /// its own the client must have acknowledged that first: in LAST_ACK smoltcp
-    /// 0.14 learns of no window and no loss, and every window that shuts would stand
-    /// still until it is probed.
-    fn finish_to_client(&mut self) {
-        let due = match self.endpoint.state() {
-            TcpState::SynReceived | TcpState::Established => true,
-            TcpState::CloseWait => self.endpoint.send_queue() == 0,
-            TcpState::Closed
-            | TcpState::Listen
-            | TcpState::SynSent
-            | TcpState::FinWait1
-            | TcpState::FinWait2
-            | TcpState::Closing
-            | TcpState::LastAck
-            | TcpState::TimeWait => false,
-        };
-        if due && self.server_finished && self.server_error.is_none() {
-            self.endpoint.finish();
-        }
-    }
-
-    /// A failed send or receive. What the real server sent before its RST is still
-    /// in the socket: it is read before the flow ends.
-    fn server_failed(&mut self, error: &io::Error) {
-        self.server_error = self.server_error.or_else(|| Some(error.kind()));
-        self.readable = true;
-        self.read_closed = true;
     }
 
     /// True when the stack must not be polled any more: at the end of TIME_WAIT

@@ -10,22 +10,22 @@ use super::flow_table::FlowId;
 /// and only when the armed time comes is it asked what it wants now. A flow has at
 /// most one armed timer that counts; the caller remembers its time.
 #[derive(Debug, Default)]
-pub(super) struct Timers {
+pub(crate) struct Timers {
     heap: BinaryHeap<Reverse<(Instant, FlowId)>>,
 }
 
 impl Timers {
-    pub(super) fn arm(&mut self, at: Instant, flow: FlowId) {
+    pub(crate) fn arm(&mut self, at: Instant, flow: FlowId) {
         self.heap.push(Reverse((at, flow)));
     }
 
     /// The next time at which [`Timers::due`] may give a flow.
-    pub(super) fn next(&self) -> Option<Instant> {
+    pub(crate) fn next(&self) -> Option<Instant> {
         self.heap.peek().map(|Reverse((at, _))| *at)
     }
 
     /// A flow whose armed time has come, with that time.
-    pub(super) fn due(&mut self, now: Instant) -> Option<(Instant, FlowId)> {
+    pub(crate) fn due(&mut self, now: Instant) -> Option<(Instant, FlowId)> {
         let Reverse((at, _)) = *self.heap.peek()?;
         if at > now {
             return None;

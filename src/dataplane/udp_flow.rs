@@ -13,7 +13,7 @@ const UNREPLIED_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A UDP flow. Datagrams pass whole, one for one.
 #[derive(Debug)]
-pub(super) struct UdpFlow {
+pub(crate) struct UdpFlow {
     socket: UdpSocket,
     replied: bool,
     active: Instant,
@@ -24,7 +24,7 @@ pub(super) struct UdpFlow {
 }
 
 impl UdpFlow {
-    pub(super) fn new(socket: UdpSocket, now: Instant) -> Self {
+    pub(crate) fn new(socket: UdpSocket, now: Instant) -> Self {
         Self {
             socket,
             replied: false,
@@ -35,13 +35,13 @@ impl UdpFlow {
         }
     }
 
-    pub(super) fn socket(&self) -> &UdpSocket {
+    pub(crate) fn socket(&self) -> &UdpSocket {
         &self.socket
     }
 
     /// Sends one datagram to the real server. A pending ICMP error, which the
     /// kernel reports instead of sending, is returned beside the second attempt.
-    pub(super) fn send(
+    pub(crate) fn send(
         &mut self,
         payload: &[u8],
         now: Instant,
@@ -59,7 +59,7 @@ impl UdpFlow {
     ///
     /// # Errors
     /// `WouldBlock` when there is none; an ICMP error that came back.
-    pub(super) fn receive(&mut self, room: &mut [u8], now: Instant) -> io::Result<usize> {
+    pub(crate) fn receive(&mut self, room: &mut [u8], now: Instant) -> io::Result<usize> {
         let count = recv(self.socket.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT)?;
         self.replied = true;
         self.active = now;
@@ -68,7 +68,7 @@ impl UdpFlow {
     }
 
     /// When the flow ends if nothing moves before.
-    pub(super) fn deadline(&self, timeout: Duration) -> Instant {
+    pub(crate) fn deadline(&self, timeout: Duration) -> Instant {
         self.active
             + if self.replied {
                 timeout
@@ -77,15 +77,15 @@ impl UdpFlow {
             }
     }
 
-    pub(super) fn last_sent(&self) -> usize {
+    pub(crate) fn last_sent(&self) -> usize {
         self.last_sent
     }
 
-    pub(super) fn bytes_in(&self) -> u64 {
+    pub(crate) fn bytes_in(&self) -> u64 {
         self.bytes_in
     }
 
-    pub(super) fn bytes_out(&self) -> u64 {
+    pub(crate) fn bytes_out(&self) -> u64 {
         self.bytes_out
     }
 
@@ -98,7 +98,7 @@ impl UdpFlow {
 }
 
 /// True for what a connected UDP socket reports of ICMP errors that came back.
-pub(super) fn is_icmp(error: &io::Error) -> bool {
+pub(crate) fn is_icmp(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable

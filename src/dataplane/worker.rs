@@ -10,7 +10,6 @@
 //! a turn is ours to choose.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,25 +22,26 @@ use mio::{Events, Interest, Poll, Token};
 
 use super::access_log::FlowRecord;
 use super::dialer::Dialer;
+use super::ending::Ending;
 use super::flow_table::{FlowId, FlowKey, FlowTable};
 use super::half_open::HalfOpen;
 use super::local_addresses::LocalAddresses;
-use super::server_socket::KernelSocket;
 use super::shared::{Message, Shared};
 use super::sink::TunSink;
 use super::stats::{WorkerStats, add};
-use super::tcp_flow::{Ending, TcpFlow};
 use super::timers::Timers;
-use super::udp_flow::UdpFlow;
 use super::view::FlowView;
-use crate::ipvs::{Connection, DropReason, Protocol, VirtualAddress, VirtualServer};
-use crate::netstack::{EndpointPool, Stack, StackConfig};
+use crate::ipvs::{DropReason, Protocol, RejectReason, VirtualServer};
+use crate::netstack::{RingPool, Stack, StackConfig};
 use crate::packet::{ErrorLimiter, ErrorLimits, FragmentLimits, FragmentStore};
 use crate::tun::{MAX_FRAME_LEN, Queue};
 
+mod flow;
 mod receive;
 mod tcp;
 mod udp;
+
+pub(super) use flow::{Dial, Flow, Kind};
 
 /// Packets taken from the queue before flows have their turn.
 const BATCH: usize = 64;
@@ -49,56 +49,15 @@ const BATCH: usize = 64;
 /// Readiness events taken at a time.
 const EVENTS: usize = 256;
 
-/// Endpoints that a worker keeps ready. A fresh pair of rings costs a third of a
-/// short connection (4.7 k against 6.7 k connections/s in the prototype).
-const POOL: usize = 256;
+/// Memory that a worker keeps in rings without a connection, at most. Fresh pages cost
+/// a third of a short connection (4.7 k against 6.7 k connections/s in the prototype).
+const KEEP_RINGS: usize = 64 << 20;
 
 /// Between two looks at fragments and connections in TIME_WAIT.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 const QUEUE: Token = Token(usize::MAX);
 pub(super) const MAILBOX: Token = Token(usize::MAX - 1);
-
-/// One flow and what is known about it whatever its protocol.
-#[derive(Debug)]
-pub(super) struct Flow {
-    pub(super) key: FlowKey,
-    pub(super) kind: Kind,
-    pub(super) server: Arc<VirtualServer>,
-    /// The count on the real server that has the flow or is being tried.
-    pub(super) connection: Option<Connection>,
-    pub(super) started: Instant,
-    pub(super) attempts: u32,
-    pub(super) dial_time: Option<Duration>,
-    pub(super) source: Option<SocketAddr>,
-    /// Bytes of memory accounted for its rings.
-    pub(super) held: usize,
-    /// Counted by [`HalfOpen`].
-    pub(super) half_open: bool,
-    dirty: bool,
-    armed: Option<Instant>,
-}
-
-#[derive(Debug)]
-pub(super) enum Kind {
-    /// A SYN waits for a real server.
-    Dialing(Dial),
-    Tcp(Box<TcpFlow<KernelSocket>>),
-    Udp(UdpFlow),
-}
-
-/// A connection that is being opened: the SYN as it came and nothing else.
-#[derive(Debug)]
-pub(super) struct Dial {
-    pub(super) syn: Box<[u8]>,
-    pub(super) sequence: u32,
-    pub(super) socket: Option<KernelSocket>,
-    pub(super) deadline: Instant,
-    pub(super) tried: Vec<SocketAddr>,
-    /// Some real server said no, as opposed to nothing.
-    pub(super) refused: bool,
-    pub(super) unreachable: bool,
-}
 
 pub(super) struct Worker {
     index: usize,
@@ -108,12 +67,12 @@ pub(super) struct Worker {
     poll: Poll,
     mailbox: Receiver<Message>,
     log: SyncSender<FlowRecord>,
-    flows: FlowTable,
+    flows: FlowTable<Flow>,
     timers: Timers,
     dirty: Vec<FlowId>,
     stack: Stack,
     sink: TunSink,
-    pool: EndpointPool,
+    rings: RingPool,
     dialer: Dialer,
     half_open: HalfOpen,
     local: LocalAddresses,
@@ -151,6 +110,8 @@ impl Worker {
         let now = Instant::now();
         let queue = Arc::new(parts.queue);
         let config = &parts.shared.config;
+        // All workers' free rings together stay below an eighth of the ceiling.
+        let keep = KEEP_RINGS.min(config.max_memory / 8 / parts.shared.stats.len().max(1));
         let stack = StackConfig {
             mtu: config.mtu,
             seed: parts.seed,
@@ -171,7 +132,7 @@ impl Worker {
             flows: FlowTable::default(),
             timers: Timers::default(),
             dirty: Vec::new(),
-            pool: EndpointPool::new(POOL),
+            rings: RingPool::new(keep),
             half_open: HalfOpen::default(),
             local: LocalAddresses::default(),
             limiter: ErrorLimiter::new(ErrorLimits::default()),
@@ -268,13 +229,26 @@ impl Worker {
             return;
         };
         match &mut flow.kind {
-            Kind::Dialing(_) => self.dial_ready(id),
-            Kind::Tcp(tcp) => {
-                let closed = event.is_read_closed() || event.is_error();
-                tcp.server_ready(event.is_readable() || closed, event.is_writable(), closed);
-                self.mark(id);
+            Kind::Dialing(_) => {
+                self.dial_ready(id);
+                // epoll tells of a change once: the event of a connection may be
+                // that of its first bytes, or of its end, as well.
+                self.server_ready(id, event);
             }
+            Kind::Tcp(_) => self.server_ready(id, event),
             Kind::Udp(_) => self.udp_ready(id),
+        }
+    }
+
+    fn server_ready(&mut self, id: FlowId, event: &Event) {
+        if let Some(flow) = self.flows.get_mut(id)
+            && let Kind::Tcp(tcp) = &mut flow.kind
+        {
+            // Behind a short read there may be an end, an error, or, at the mark
+            // of urgent data, more.
+            let more = event.is_read_closed() || event.is_error() || event.is_priority();
+            tcp.server_ready(event.is_readable() || more, event.is_writable(), more);
+            self.mark(id);
         }
     }
 
@@ -368,13 +342,19 @@ impl Worker {
     }
 
     /// Counts a new flow in, or says which limit forbids it.
-    fn admit(&self) -> Result<(), crate::ipvs::RejectReason> {
+    fn admit(&mut self) -> Result<(), RejectReason> {
         let config = &self.shared.config;
         if self.shared.flows.load(Ordering::Relaxed) >= config.max_flows {
-            return Err(crate::ipvs::RejectReason::FlowLimit);
+            return Err(RejectReason::FlowLimit);
         }
         if self.shared.memory.load(Ordering::Relaxed) >= config.max_memory {
-            return Err(crate::ipvs::RejectReason::MemoryLimit);
+            // What free rings hold must not keep flows out.
+            let held = self.rings.touched();
+            self.rings.trim();
+            self.shared.account(held, self.rings.touched());
+        }
+        if self.shared.memory.load(Ordering::Relaxed) >= config.max_memory {
+            return Err(RejectReason::MemoryLimit);
         }
         Ok(())
     }
@@ -438,17 +418,11 @@ impl Worker {
         if self.log.try_send(record).is_err() {
             add(&self.stats.unlogged);
         }
-        if let Kind::Tcp(tcp) = flow.kind {
-            self.retire_endpoint(*tcp, flow.held, ending);
-        }
-    }
-
-    /// Back into the pool, unless memory is short or the stack fell over it.
-    fn retire_endpoint(&mut self, tcp: TcpFlow<KernelSocket>, held: usize, ending: Ending) {
-        let short = self.shared.memory.load(Ordering::Relaxed) > self.shared.config.max_memory / 2;
-        if short || ending == Ending::Fault || !self.pool.give(tcp.into_endpoint()) {
-            self.shared.account(held, 0);
-        }
+        let held = flow.held;
+        let before = self.rings.touched();
+        drop(flow);
+        // What the connection's rings hold is the pool's now, unless it let go of it.
+        self.shared.account(held + before, self.rings.touched());
     }
 
     fn views(&mut self) -> Vec<FlowView> {
@@ -464,75 +438,4 @@ impl Worker {
 enum Mail {
     Read,
     Stop,
-}
-
-impl Flow {
-    fn is_retired(&self) -> bool {
-        let connection = self.connection.as_ref();
-        connection.is_some_and(|connection| connection.real_server().is_retired())
-    }
-
-    fn bytes(&self) -> (u64, u64) {
-        match &self.kind {
-            Kind::Dialing(_) => (0, 0),
-            Kind::Tcp(tcp) => (tcp.bytes_in(), tcp.bytes_out()),
-            Kind::Udp(udp) => (udp.bytes_in(), udp.bytes_out()),
-        }
-    }
-
-    fn real_server(&self) -> Option<SocketAddr> {
-        self.connection
-            .as_ref()
-            .map(|connection| connection.real_server().address)
-    }
-
-    fn record(&self, ending: Ending, now: Instant) -> FlowRecord {
-        let (bytes_in, bytes_out) = self.bytes();
-        FlowRecord {
-            protocol: self.key.protocol,
-            service: Arc::clone(&self.server.service),
-            client: self.key.client,
-            virtual_server: self.key.virtual_server,
-            real_server: self.real_server(),
-            source: self.source,
-            attempts: self.attempts,
-            dial_time: self.dial_time,
-            duration: now.saturating_duration_since(self.started),
-            bytes_in,
-            bytes_out,
-            ending,
-        }
-    }
-
-    fn view(&self, now: Instant, config: &super::DataplaneConfig) -> FlowView {
-        let (state, ends) = match &self.kind {
-            Kind::Dialing(dial) => ("SYN_RECV", Some(dial.deadline)),
-            Kind::Udp(udp) => ("UDP", Some(udp.deadline(config.udp_timeout))),
-            Kind::Tcp(tcp) => {
-                let idle = config
-                    .tcp_timeouts
-                    .idle
-                    .map(|idle| tcp.last_active() + idle);
-                (tcp.state_name(), idle)
-            }
-        };
-        let (bytes_in, bytes_out) = self.bytes();
-        FlowView {
-            protocol: self.key.protocol,
-            client: self.key.client,
-            virtual_server: VirtualAddress {
-                ip: self.key.virtual_server.ip(),
-                port: self.key.virtual_server.port(),
-                protocol: self.key.protocol,
-            },
-            service: Arc::clone(&self.server.service),
-            real_server: self.real_server(),
-            source: self.source,
-            state,
-            expires: ends.map(|ends| ends.saturating_duration_since(now)),
-            age: now.saturating_duration_since(self.started),
-            bytes_in,
-            bytes_out,
-        }
-    }
 }

@@ -123,11 +123,23 @@ impl Persistence {
         control
     }
 
-    /// Forgets the clients of real servers that take no new flows.
-    pub(super) fn forget_drained(&mut self) {
+    /// The real server `client` stays with, and how long the entry lives from
+    /// `now` on if nothing refreshes it. Nothing is changed.
+    pub(super) fn peek(
+        &self,
+        client: IpAddr,
+        now: Instant,
+    ) -> Option<(&Arc<RealServer>, Duration)> {
+        let entry = self.entries.get(&client)?;
+        let left = entry.deadline.saturating_duration_since(now);
+        (!left.is_zero() || entry.controls_connections()).then_some((&entry.real_server, left))
+    }
+
+    /// Forgets the clients of real servers other than those to keep.
+    pub(super) fn retain(&mut self, keep: impl Fn(&RealServer) -> bool) {
         let by_deadline = &mut self.by_deadline;
         self.entries.retain(|client, entry| {
-            let keep = entry.real_server.takes_new_flows();
+            let keep = keep(&entry.real_server);
             if !keep {
                 by_deadline.remove(&(entry.deadline, *client));
             }

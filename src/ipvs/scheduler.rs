@@ -31,110 +31,44 @@ mod tests;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::str::FromStr;
 use std::sync::Arc;
 
-use super::RealServer;
+use super::{RealServer, SchedulerKind};
 
-/// Which scheduler a virtual server has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum SchedulerKind {
-    /// Round robin.
-    #[default]
-    Rr,
-    /// Weighted round robin.
-    Wrr,
-    /// Least connection.
-    Lc,
-    /// Weighted least connection.
-    Wlc,
-    /// Shortest expected delay.
-    Sed,
-    /// Never queue.
-    Nq,
-    /// Source hashing, by the client's address.
-    Sh,
-    /// Destination hashing, by the virtual IP.
-    Dh,
-    /// Maglev hashing, by the client's address and port: kube-proxy always sets
-    /// the flag `mh-port`.
-    Mh,
-}
-
-impl SchedulerKind {
-    /// Every scheduler.
-    pub const ALL: &[Self] = &[
-        Self::Rr,
-        Self::Wrr,
-        Self::Lc,
-        Self::Wlc,
-        Self::Sed,
-        Self::Nq,
-        Self::Sh,
-        Self::Dh,
-        Self::Mh,
-    ];
-
-    /// The name ipvsadm and kube-proxy use.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Rr => "rr",
-            Self::Wrr => "wrr",
-            Self::Lc => "lc",
-            Self::Wlc => "wlc",
-            Self::Sed => "sed",
-            Self::Nq => "nq",
-            Self::Sh => "sh",
-            Self::Dh => "dh",
-            Self::Mh => "mh",
-        }
-    }
-
-    pub(super) fn build(self) -> Box<dyn Scheduler> {
-        match self {
-            Self::Rr => Box::new(rr::RoundRobin::default()),
-            Self::Wrr => Box::new(wrr::WeightedRoundRobin::default()),
-            Self::Lc => Box::new(lc::LeastConnection),
-            Self::Wlc => Box::new(wlc::WeightedLeastConnection),
-            Self::Sed => Box::new(sed::ShortestExpectedDelay),
-            Self::Nq => Box::new(nq::NeverQueue),
-            Self::Sh => Box::new(sh::SourceHash::default()),
-            Self::Dh => Box::new(dh::DestinationHash::default()),
-            Self::Mh => Box::new(mh::Maglev::default()),
-        }
-    }
-}
-
-impl fmt::Display for SchedulerKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-/// A name that is no scheduler's.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown scheduler {0:?}: it must be one of rr, wrr, lc, wlc, sed, nq, sh, dh, mh")]
-pub struct UnknownScheduler(pub String);
-
-impl FromStr for SchedulerKind {
-    type Err = UnknownScheduler;
-
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        Self::ALL
-            .iter()
-            .copied()
-            .find(|kind| kind.as_str() == name)
-            .ok_or_else(|| UnknownScheduler(name.to_owned()))
+/// The scheduler of that name, for an empty list.
+pub(super) fn build(kind: SchedulerKind) -> Box<dyn Scheduler> {
+    match kind {
+        SchedulerKind::Rr => Box::new(rr::RoundRobin::default()),
+        SchedulerKind::Wrr => Box::new(wrr::WeightedRoundRobin::default()),
+        SchedulerKind::Lc => Box::new(lc::LeastConnection),
+        SchedulerKind::Wlc => Box::new(wlc::WeightedLeastConnection),
+        SchedulerKind::Sed => Box::new(sed::ShortestExpectedDelay),
+        SchedulerKind::Nq => Box::new(nq::NeverQueue),
+        SchedulerKind::Sh => Box::new(sh::SourceHash::default()),
+        SchedulerKind::Dh => Box::new(dh::DestinationHash::default()),
+        SchedulerKind::Mh => Box::new(mh::Maglev::default()),
     }
 }
 
 /// Chooses among the real servers of one virtual server.
-pub(super) trait Scheduler: fmt::Debug + Send {
+pub(super) trait Scheduler: CloneBox + fmt::Debug + Send {
     /// The list has changed.
     fn changed(&mut self, update: &Update<'_>);
 
     /// The index of the real server for a new flow, if one is usable.
     fn pick(&mut self, request: &Request, candidates: Candidates<'_>) -> Option<usize>;
+}
+
+/// Copies a scheduler with its position, to look ahead without moving it.
+pub(super) trait CloneBox {
+    /// The copy.
+    fn clone_box(&self) -> Box<dyn Scheduler>;
+}
+
+impl<T: Scheduler + Clone + 'static> CloneBox for T {
+    fn clone_box(&self) -> Box<dyn Scheduler> {
+        Box::new(self.clone())
+    }
 }
 
 /// What the hash schedulers look at.

@@ -1,118 +1,93 @@
-//! What a virtual server keeps behind its lock: the rotation, those that drain,
-//! the scheduler's position, persistence.
+//! What a virtual server keeps behind its lock: the rotation, a second one for
+//! clients from outside where they get other real servers, and those that drain.
 
-use std::collections::HashSet;
-use std::net::{IpAddr, SocketAddr};
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use super::persistence::Persistence;
 use super::real_server::DEFAULT_WEIGHT;
-use super::scheduler::{Candidates, Request, Scheduler, Update};
+use super::rotation::Rotation;
+use super::virtual_server::Side;
 use super::{RealServer, RealServerView, SchedulerKind};
+use crate::service::VirtualServerSpec;
 
-/// The state of one virtual server.
+/// The state of one virtual server. A real server that is in both rotations is
+/// one object with one set of counters.
 #[derive(Debug)]
 pub(super) struct State {
-    scheduler: Box<dyn Scheduler>,
-    /// Those that take new flows, from the head of the kernel's list.
-    rotation: Vec<Arc<RealServer>>,
-    /// Those that were taken out of the rotation and still have flows.
+    inside: Rotation,
+    /// Set where clients from outside get other real servers.
+    outside: Option<Rotation>,
+    /// Those that are in no rotation any more and still have flows.
     draining: Vec<Arc<RealServer>>,
-    persistence: Option<Persistence>,
 }
 
 impl State {
     pub(super) fn new(scheduler: SchedulerKind) -> Self {
         Self {
-            scheduler: scheduler.build(),
-            rotation: Vec::new(),
+            inside: Rotation::new(scheduler),
+            outside: None,
             draining: Vec::new(),
-            persistence: None,
         }
     }
 
-    /// The real server for a new flow: the persistent one if the client has one
-    /// that was not tried yet, else the scheduler's choice.
-    pub(super) fn schedule(
-        &mut self,
-        request: &Request,
-        now: Instant,
-        tried: &[SocketAddr],
-    ) -> Option<Arc<RealServer>> {
-        let client = request.client.ip();
-        if let Some(persistence) = &mut self.persistence
-            && let Some(real_server) = persistence.lookup(client, now)
-            && !tried.contains(&real_server.address)
+    /// The rotation for clients on that side.
+    pub(super) fn rotation(&self, side: Side) -> &Rotation {
+        match (side, &self.outside) {
+            (Side::Outside, Some(outside)) => outside,
+            (Side::Inside | Side::Outside, _) => &self.inside,
+        }
+    }
+
+    /// The same, to choose from.
+    pub(super) fn rotation_mut(&mut self, side: Side) -> &mut Rotation {
+        match (side, &mut self.outside) {
+            (Side::Outside, Some(outside)) => outside,
+            (Side::Inside | Side::Outside, _) => &mut self.inside,
+        }
+    }
+
+    /// Makes it as `spec` says.
+    pub(super) fn program(&mut self, spec: &VirtualServerSpec, scheduler: SchedulerKind) {
+        match (&self.outside, &spec.external) {
+            (None, Some(_)) => self.outside = Some(Rotation::new(scheduler)),
+            (Some(_), None) => self.drop_outside(),
+            (Some(_), Some(_)) | (None, None) => {}
+        }
+        for rotation in [Some(&mut self.inside), self.outside.as_mut()]
+            .into_iter()
+            .flatten()
         {
-            return Some(Arc::clone(real_server));
+            rotation.set_scheduler(scheduler);
+            rotation.set_persistence(spec.persistence);
         }
-        let candidates = Candidates::new(&self.rotation, tried);
-        let picked = self.scheduler.pick(request, candidates)?;
-        let real_server = Arc::clone(&self.rotation[picked]);
-        if tried.is_empty()
-            && let Some(persistence) = &mut self.persistence
-        {
-            persistence.reserve(client, &real_server, now);
-        }
-        Some(real_server)
-    }
-
-    /// A connection of `client` has succeeded. Returns what the connection holds
-    /// while it is open.
-    pub(super) fn connected(
-        &mut self,
-        client: IpAddr,
-        real_server: &Arc<RealServer>,
-        now: Instant,
-    ) -> Option<Arc<()>> {
-        // An endpoint may have gone while it was being dialled.
-        if !real_server.takes_new_flows() {
-            return None;
-        }
-        let persistence = self.persistence.as_mut()?;
-        Some(persistence.confirm(client, real_server, now))
-    }
-
-    /// Programs the endpoints: `wanted` take new flows, `serving` keep the ones
-    /// they have.
-    pub(super) fn set_real_servers(&mut self, wanted: &[SocketAddr], serving: &[SocketAddr]) {
         // Before, so that one that comes back without a flow starts anew.
         self.forget_idle();
-        self.set_rotation(wanted);
+        self.set_real_servers(&spec.real_servers, spec.external.as_deref());
         self.forget_idle();
-        if serving.is_empty() {
+        if spec.serving.is_empty() {
             // kube-proxy's rule: without any serving endpoint, nothing is stale.
             return;
         }
-        let serving: HashSet<_> = serving.iter().chain(wanted).collect();
-        for real_server in self.rotation.iter().chain(&self.draining) {
+        let serving: HashSet<_> = spec
+            .serving
+            .iter()
+            .chain(&spec.real_servers)
+            .chain(spec.external.iter().flatten())
+            .collect();
+        for real_server in self.rotating().chain(&self.draining) {
             real_server.set_retired(!serving.contains(&real_server.address));
-        }
-    }
-
-    pub(super) fn set_persistence(&mut self, timeout: Option<Duration>) {
-        match (&mut self.persistence, timeout) {
-            (Some(persistence), Some(timeout)) => persistence.set_timeout(timeout),
-            (persistence, timeout) => *persistence = timeout.map(Persistence::new),
         }
     }
 
     /// The virtual server is gone: nothing takes new flows, everything is retired.
     pub(super) fn remove(&mut self) {
-        self.set_rotation(&[]);
-        self.persistence = None;
+        self.set_real_servers(&[], Some(&[]));
+        self.inside.forget_clients();
+        self.outside = None;
         for real_server in self.draining.drain(..) {
             real_server.set_retired(true);
         }
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.rotation.is_empty()
-    }
-
-    pub(super) fn persistence_timeout(&self) -> Option<Duration> {
-        self.persistence.as_ref().map(Persistence::timeout)
     }
 
     /// Sorted by address; those that drain only while they have flows.
@@ -122,57 +97,59 @@ impl State {
             .iter()
             .filter(|real_server| real_server.active() > 0 || real_server.inactive() > 0);
         let mut views: Vec<_> = self
-            .rotation
-            .iter()
+            .rotating()
             .chain(draining)
             .map(|real_server| RealServerView::from(&**real_server))
             .collect();
         views.sort_unstable_by_key(|view| view.address);
+        // One that is in both rotations is one object.
+        views.dedup_by_key(|view| view.address);
         views
     }
 
-    /// Adds, then removes, as kube-proxy's `syncEndpoint` does: new real servers
-    /// go to the head of the list one after the other, so the last one of
-    /// `wanted` stands first. One that comes back while it drains is added like a
-    /// new one, with the flows and counters it has.
-    fn set_rotation(&mut self, wanted: &[SocketAddr]) {
-        let mut present: HashSet<_> = self.rotation.iter().map(|server| server.address).collect();
-        let mut rotation = Vec::with_capacity(wanted.len());
-        for address in wanted {
-            // A duplicate would get a second share.
-            if present.insert(*address) {
-                rotation.push(self.revive_or_new(*address));
-            }
-        }
-        rotation.reverse();
-        let added = rotation.len();
+    fn rotating(&self) -> impl Iterator<Item = &Arc<RealServer>> {
+        let outside = self.outside.iter().flat_map(Rotation::servers);
+        self.inside.servers().iter().chain(outside)
+    }
 
-        let wanted: HashSet<_> = wanted.iter().collect();
-        let kept: Vec<_> = self
-            .rotation
-            .iter()
-            .map(|server| wanted.contains(&server.address))
-            .collect();
-        if added == 0 && kept.iter().all(|kept| *kept) {
+    fn set_real_servers(&mut self, inside: &[SocketAddr], outside: Option<&[SocketAddr]>) {
+        let draining = &mut self.draining;
+        let there = by_address(self.outside.iter().flat_map(Rotation::servers));
+        let mut left = self.inside.replace(inside, |address| {
+            let known = there.get(&address).map(Arc::clone);
+            known.unwrap_or_else(|| revive_or_new(draining, address))
+        });
+        if let Some(rotation) = &mut self.outside {
+            let here = by_address(self.inside.servers().iter().chain(&left));
+            let gone = rotation.replace(outside.unwrap_or_default(), |address| {
+                let known = here.get(&address).map(Arc::clone);
+                known.unwrap_or_else(|| revive_or_new(draining, address))
+            });
+            left.extend(gone);
+        }
+        self.drain(left);
+    }
+
+    fn drop_outside(&mut self) {
+        if let Some(outside) = self.outside.take() {
+            self.drain(outside.servers().to_vec());
+        }
+    }
+
+    /// Takes those that left a rotation and are in no other one.
+    fn drain(&mut self, mut left: Vec<Arc<RealServer>>) {
+        if left.is_empty() {
             return;
         }
-        for (server, kept) in self.rotation.drain(..).zip(&kept) {
-            if *kept {
-                rotation.push(server);
-            } else {
-                server.set_weight(0);
-                self.draining.push(server);
-            }
+        let rotating: HashSet<_> = self.rotating().map(|server| server.address).collect();
+        // Both rotations may have lost the same one.
+        left.sort_unstable_by_key(|server| server.address);
+        left.dedup_by_key(|server| server.address);
+        left.retain(|server| !rotating.contains(&server.address));
+        for server in &left {
+            server.set_weight(0);
         }
-        self.rotation = rotation;
-        self.scheduler.changed(&Update {
-            servers: &self.rotation,
-            added,
-            kept: &kept,
-        });
-        if let Some(persistence) = &mut self.persistence {
-            persistence.forget_drained();
-        }
+        self.draining.append(&mut left);
     }
 
     /// Forgets those that drain and have no flow left.
@@ -181,19 +158,25 @@ impl State {
         // of one that only this list has.
         self.draining.retain(|server| Arc::strong_count(server) > 1);
     }
+}
 
-    fn revive_or_new(&mut self, address: SocketAddr) -> Arc<RealServer> {
-        match self
-            .draining
-            .iter()
-            .position(|server| server.address == address)
-        {
-            Some(index) => {
-                let server = self.draining.swap_remove(index);
-                server.set_weight(DEFAULT_WEIGHT);
-                server
-            }
-            None => Arc::new(RealServer::new(address, DEFAULT_WEIGHT)),
+fn by_address<'a>(
+    servers: impl Iterator<Item = &'a Arc<RealServer>>,
+) -> HashMap<SocketAddr, Arc<RealServer>> {
+    servers
+        .map(|server| (server.address, Arc::clone(server)))
+        .collect()
+}
+
+/// One that comes back while it drains is taken like a new one, with the flows
+/// and counters it has.
+fn revive_or_new(draining: &mut Vec<Arc<RealServer>>, address: SocketAddr) -> Arc<RealServer> {
+    match draining.iter().position(|server| server.address == address) {
+        Some(index) => {
+            let server = draining.swap_remove(index);
+            server.set_weight(DEFAULT_WEIGHT);
+            server
         }
+        None => Arc::new(RealServer::new(address, DEFAULT_WEIGHT)),
     }
 }

@@ -1,18 +1,22 @@
 //! The service table: where control plane and data plane meet.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use dashmap::DashMap;
-use dashmap::mapref::entry::Entry;
+use dashmap::mapref::entry::Entry as Occupancy;
 use foldhash::fast::RandomState;
+use ipnet::IpNet;
 
+use super::client::is_admitted;
+use super::virtual_server::Side;
 use super::{
-    DropReason, EchoVerdict, Protocol, RejectReason, SchedulerKind, ServicePortName, Verdict,
-    VirtualAddress, VirtualServer, VirtualServerView, lock,
+    ClientOrigin, DropReason, EchoVerdict, Protocol, RejectReason, SchedulerKind, ServicePortName,
+    Verdict, VirtualAddress, VirtualServer, VirtualServerView, lock,
 };
-use crate::service::{Change, VirtualServerSpec};
+use crate::service::address::Family;
+use crate::service::{Change, NodeNetwork, VirtualServerSpec};
 
 /// All virtual servers, by address. Share it as `Arc<Table>`.
 ///
@@ -21,13 +25,25 @@ use crate::service::{Change, VirtualServerSpec};
 #[derive(Debug)]
 pub struct Table {
     scheduler: SchedulerKind,
-    servers: DashMap<VirtualAddress, Arc<VirtualServer>, RandomState>,
+    servers: DashMap<VirtualAddress, Entry, RandomState>,
     /// How many virtual servers each virtual IP has.
     virtual_ips: DashMap<IpAddr, usize, RandomState>,
     /// Held by whoever changes the table: the two maps change together.
     writer: Mutex<()>,
+    /// Read only for flows to which it matters where the client is.
+    network: RwLock<NodeNetwork>,
     synced: AtomicBool,
     draining: AtomicBool,
+}
+
+/// What stands under one address.
+#[derive(Clone, Debug)]
+struct Entry {
+    inside: Arc<VirtualServer>,
+    /// Set where clients from outside get other real servers.
+    outside: Option<Arc<VirtualServer>>,
+    /// Who is let in, if not everybody.
+    source_ranges: Option<Arc<[IpNet]>>,
 }
 
 impl Table {
@@ -38,9 +54,15 @@ impl Table {
             servers: DashMap::default(),
             virtual_ips: DashMap::default(),
             writer: Mutex::new(()),
+            network: RwLock::default(),
             synced: AtomicBool::new(false),
             draining: AtomicBool::new(false),
         }
+    }
+
+    /// The scheduler of virtual servers that ask for none.
+    pub fn scheduler(&self) -> SchedulerKind {
+        self.scheduler
     }
 
     /// Makes one change. It touches one virtual server and no other.
@@ -54,6 +76,8 @@ impl Table {
         match change {
             Change::Upsert(spec) => self.upsert(spec),
             Change::Remove(address) => self.remove(*address),
+            Change::Node(network) => self.set_network(network),
+            Change::HealthCheck(_) | Change::RemoveHealthCheck(_) => {}
         }
     }
 
@@ -73,25 +97,48 @@ impl Table {
         self.draining.store(draining, Ordering::Relaxed);
     }
 
-    /// What becomes of a new flow to `address`.
-    pub fn verdict(&self, address: VirtualAddress) -> Verdict {
-        if !self.is_synced() {
-            return Verdict::Drop(DropReason::NotSynced);
+    /// What becomes of a new flow of `client` to `address`.
+    ///
+    /// `is_node` says whether the client has an address of this node. It is asked
+    /// only where that matters: for virtual servers whose clients from outside
+    /// get other real servers, or with source ranges.
+    pub fn verdict(
+        &self,
+        address: VirtualAddress,
+        client: IpAddr,
+        is_node: impl FnOnce() -> bool,
+    ) -> Verdict {
+        // Node ports are no address that a packet can have.
+        if address.ip.is_unspecified() {
+            return Verdict::Drop(DropReason::UnknownAddress);
         }
-        if self.draining.load(Ordering::Relaxed) {
-            return Verdict::Drop(DropReason::Draining);
-        }
-        if address.protocol == Protocol::Sctp {
-            return Verdict::Drop(DropReason::Sctp);
-        }
-        match self.servers.get(&address) {
-            Some(server) if server.is_usable() => Verdict::Forward(Arc::clone(&server)),
-            Some(server) => server.refusal(),
-            None if self.virtual_ips.contains_key(&address.ip) => {
-                Verdict::Reject(RejectReason::UnknownPort)
-            }
-            None => Verdict::Drop(DropReason::UnknownAddress),
-        }
+        self.judge(address, address.ip, client, is_node)
+    }
+
+    /// What becomes of a new flow of `client` that came to a node port at the
+    /// address `local` of this node. Without a service that has the node port it
+    /// is dropped as for an unknown address.
+    pub fn node_port(
+        &self,
+        local: SocketAddr,
+        protocol: Protocol,
+        client: IpAddr,
+        is_node: impl FnOnce() -> bool,
+    ) -> Verdict {
+        let family = Family::of(local.ip());
+        let address = VirtualAddress::node_port(family, local.port(), protocol);
+        self.judge(address, local.ip(), client, is_node)
+    }
+
+    /// Where a client of `virtual_ip` is; `is_node` as for
+    /// [`verdict`](Self::verdict).
+    pub fn origin(
+        &self,
+        client: IpAddr,
+        virtual_ip: IpAddr,
+        is_node: impl FnOnce() -> bool,
+    ) -> ClientOrigin {
+        ClientOrigin::of(client, virtual_ip, &self.network(), is_node)
     }
 
     /// Whether an echo request to `ip` is answered: while any service has the
@@ -111,7 +158,7 @@ impl Table {
         let servers: Vec<_> = self
             .servers
             .iter()
-            .map(|entry| Arc::clone(&entry))
+            .map(|entry| Arc::clone(&entry.inside))
             .collect();
         let mut views: Vec<_> = servers.iter().map(|server| server.view()).collect();
         views.sort_unstable_by_key(|view| {
@@ -121,42 +168,97 @@ impl Table {
         views
     }
 
+    fn judge(
+        &self,
+        address: VirtualAddress,
+        virtual_ip: IpAddr,
+        client: IpAddr,
+        is_node: impl FnOnce() -> bool,
+    ) -> Verdict {
+        if !self.is_synced() {
+            return Verdict::Drop(DropReason::NotSynced);
+        }
+        if self.draining.load(Ordering::Relaxed) {
+            return Verdict::Drop(DropReason::Draining);
+        }
+        if address.protocol == Protocol::Sctp {
+            return Verdict::Drop(DropReason::Sctp);
+        }
+        let entry = match self.servers.get(&address) {
+            Some(entry) if entry.is_for_all() => return entry.inside.verdict(),
+            Some(entry) => entry.clone(),
+            None if self.virtual_ips.contains_key(&address.ip) => {
+                return Verdict::Reject(RejectReason::UnknownPort);
+            }
+            None => return Verdict::Drop(DropReason::UnknownAddress),
+        };
+        let network = self.network();
+        let origin = ClientOrigin::of(client, virtual_ip, &network, is_node);
+        let server = entry.server(origin);
+        // Without an endpoint anywhere kube-proxy rejects whoever asks.
+        if let Some(ranges) = &entry.source_ranges
+            && !matches!(server.verdict(), Verdict::Reject(_))
+            && !is_admitted(ranges, client, origin, &network)
+        {
+            return Verdict::Drop(DropReason::SourceRange);
+        }
+        server.verdict()
+    }
+
+    fn network(&self) -> RwLockReadGuard<'_, NodeNetwork> {
+        self.network.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_network(&self, network: &NodeNetwork) {
+        let mut current = self.network.write().unwrap_or_else(PoisonError::into_inner);
+        current.clone_from(network);
+    }
+
     fn upsert(&self, spec: &VirtualServerSpec) {
-        let existing = self
-            .servers
-            .get(&spec.address)
-            .map(|entry| Arc::clone(&entry));
+        let scheduler = spec.scheduler.unwrap_or(self.scheduler);
+        let existing = self.servers.get(&spec.address).map(|entry| entry.clone());
         let Some(existing) = existing else {
-            self.insert(spec);
+            let new = Arc::new(VirtualServer::new(spec, scheduler));
+            new.program(spec);
+            self.insert(spec.address, Entry::new(new, spec, scheduler));
             return;
         };
-        if existing.service == spec.service {
-            existing.program(spec);
-        } else if is_same_service(&existing.service, &spec.service) {
-            let renamed = Arc::new(existing.renamed(&spec.service));
-            renamed.program(spec);
-            self.servers.insert(spec.address, renamed);
-        } else {
-            let new = Arc::new(VirtualServer::new(spec, self.scheduler));
+        let inside = &existing.inside;
+        if !is_same_service(&inside.service, &spec.service) {
+            let new = Arc::new(VirtualServer::new(spec, scheduler));
+            new.program(spec);
+            let new = Entry::new(new, spec, scheduler);
             self.servers.insert(spec.address, new);
-            existing.remove();
+            inside.remove();
+        } else if inside.is_named(spec, scheduler) && existing.has_shape_of(spec) {
+            inside.program(spec);
+        } else {
+            let inside = if inside.is_named(spec, scheduler) {
+                Arc::clone(inside)
+            } else {
+                Arc::new(inside.as_in(spec, scheduler, Side::Inside))
+            };
+            inside.program(spec);
+            let entry = Entry::new(inside, spec, scheduler);
+            self.servers.insert(spec.address, entry);
         }
     }
 
-    fn insert(&self, spec: &VirtualServerSpec) {
+    fn insert(&self, address: VirtualAddress, entry: Entry) {
         // The virtual server before its IP: in between, a flow to it is served,
         // and one to another port still dropped. The other way round it would be
         // refused.
-        let new = Arc::new(VirtualServer::new(spec, self.scheduler));
-        self.servers.insert(spec.address, new);
-        *self.virtual_ips.entry(spec.address.ip).or_insert(0) += 1;
+        self.servers.insert(address, entry);
+        if !address.ip.is_unspecified() {
+            *self.virtual_ips.entry(address.ip).or_insert(0) += 1;
+        }
     }
 
     fn remove(&self, address: VirtualAddress) {
-        let Some(existing) = self.servers.get(&address).map(|entry| Arc::clone(&entry)) else {
+        let Some(existing) = self.servers.get(&address).map(|entry| entry.clone()) else {
             return;
         };
-        if let Entry::Occupied(mut count) = self.virtual_ips.entry(address.ip) {
+        if let Occupancy::Occupied(mut count) = self.virtual_ips.entry(address.ip) {
             if *count.get() > 1 {
                 *count.get_mut() -= 1;
             } else {
@@ -164,7 +266,37 @@ impl Table {
             }
         }
         self.servers.remove(&address);
-        existing.remove();
+        existing.inside.remove();
+    }
+}
+
+impl Entry {
+    fn new(inside: Arc<VirtualServer>, spec: &VirtualServerSpec, scheduler: SchedulerKind) -> Self {
+        let outside = || Arc::new(inside.as_in(spec, scheduler, Side::Outside));
+        Self {
+            outside: spec.external.is_some().then(outside),
+            source_ranges: spec.source_ranges.as_deref().map(Arc::from),
+            inside,
+        }
+    }
+
+    /// Whether every client gets the same.
+    fn is_for_all(&self) -> bool {
+        self.outside.is_none() && self.source_ranges.is_none()
+    }
+
+    /// Whether only what is behind the virtual servers may differ from `spec`.
+    fn has_shape_of(&self, spec: &VirtualServerSpec) -> bool {
+        self.outside.is_some() == spec.external.is_some()
+            && self.source_ranges.as_deref() == spec.source_ranges.as_deref()
+    }
+
+    /// The virtual server for clients from there.
+    fn server(&self, origin: ClientOrigin) -> &Arc<VirtualServer> {
+        match (origin, &self.outside) {
+            (ClientOrigin::Outside, Some(outside)) => outside,
+            (ClientOrigin::Node | ClientOrigin::Pod | ClientOrigin::Outside, _) => &self.inside,
+        }
     }
 }
 

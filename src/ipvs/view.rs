@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{RealServer, SchedulerKind, ServicePortName, VirtualAddress};
+use super::{Exposure, RealServer, SchedulerKind, ServicePortName, VirtualAddress};
 
 /// How packets reach a real server, as ipvsadm names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub struct VirtualServerView {
     pub address: VirtualAddress,
     /// The service port it belongs to.
     pub service: Arc<ServicePortName>,
+    /// Which kind of address it is.
+    pub exposure: Exposure,
     /// Who chooses among the real servers.
     pub scheduler: SchedulerKind,
     /// How long a client stays with its real server; none without session

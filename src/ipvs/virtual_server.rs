@@ -1,9 +1,9 @@
 //! One address, port and protocol that clients send to.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::scheduler::Request;
 use super::state::State;
@@ -11,29 +11,54 @@ use super::{
     Connection, DropReason, RealServer, RealServerView, RejectReason, SchedulerKind,
     ServicePortName, Verdict, VirtualAddress, VirtualServerView, lock,
 };
-use crate::service::{VirtualServerSpec, WhenEmpty};
+use crate::service::{Exposure, ProxyProtocol, VirtualServerSpec, WhenEmpty};
 
-/// A virtual server: one rotation over its real servers, and one memory of its
-/// clients, shared by all workers.
+/// A virtual server as clients of one side meet it: one rotation over its real
+/// servers, and one memory of its clients, shared by all workers.
 ///
 /// A worker that still holds one after its service was removed gets no real
 /// server from it any more.
 #[derive(Debug)]
 pub struct VirtualServer {
-    /// Where clients send to.
+    /// Where clients send to; the unspecified address for a node port.
     pub address: VirtualAddress,
     /// The service port it belongs to.
     pub service: Arc<ServicePortName>,
+    /// Which kind of address it is.
+    pub exposure: Exposure,
+    /// The PROXY protocol header that each connection to a real server begins
+    /// with, if any.
+    pub proxy_protocol: Option<ProxyProtocol>,
     scheduler: SchedulerKind,
-    /// Shared by the virtual servers that follow one another when only the name
-    /// of the port changes.
+    side: Side,
+    /// Shared by both sides, and by the virtual servers that follow one another
+    /// when only what is above changes.
     shared: Arc<Shared>,
+}
+
+/// Which clients a rotation is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    /// This node and its pods, and everybody where there is one rotation.
+    Inside,
+    /// All others, where they get other real servers.
+    Outside,
 }
 
 #[derive(Debug)]
 struct Shared {
-    availability: AtomicU8,
+    inside: AtomicU8,
+    outside: AtomicU8,
     state: Mutex<State>,
+}
+
+/// What is to be expected, at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forecast {
+    /// The real server that the client stays with, and how long at least.
+    pub persistent: Option<(SocketAddr, Duration)>,
+    /// Whom the scheduler would choose next.
+    pub next: Option<SocketAddr>,
 }
 
 impl VirtualServer {
@@ -60,7 +85,8 @@ impl VirtualServer {
             client,
             virtual_ip: self.address.ip,
         };
-        lock(&self.shared.state).schedule(&request, now, tried)
+        let mut state = lock(&self.shared.state);
+        state.rotation_mut(self.side).schedule(&request, now, tried)
     }
 
     /// The attempt that `connection` counts has succeeded, or a UDP flow of it
@@ -68,7 +94,9 @@ impl VirtualServer {
     /// which then lives at least as long as `connection`. Nothing happens without
     /// session affinity, or if the real server takes no new flows by now.
     pub fn connected(&self, client: IpAddr, connection: &mut Connection, now: Instant) {
-        let control = lock(&self.shared.state).connected(client, connection.real_server(), now);
+        let mut state = lock(&self.shared.state);
+        let rotation = state.rotation_mut(self.side);
+        let control = rotation.connected(client, connection.real_server(), now);
         if let Some(control) = control {
             connection.hold(control);
         }
@@ -92,73 +120,128 @@ impl VirtualServer {
         lock(&self.shared.state).views()
     }
 
+    /// What a new flow of `client` is to expect; nothing moves. Without a client,
+    /// one that nothing is remembered of and that every hash takes for 0.
+    pub fn forecast(&self, client: Option<SocketAddr>, now: Instant) -> Forecast {
+        let unspecified = match self.address.ip {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        let request = Request {
+            client: client.unwrap_or_else(|| SocketAddr::new(unspecified, 0)),
+            virtual_ip: self.address.ip,
+        };
+        let state = lock(&self.shared.state);
+        let rotation = state.rotation(self.side);
+        Forecast {
+            persistent: client.and_then(|client| rotation.persistent(client.ip(), now)),
+            next: rotation.peek(&request),
+        }
+    }
+
+    /// The scheduler it has.
+    pub fn scheduler(&self) -> SchedulerKind {
+        self.scheduler
+    }
+
     /// All that `list` shows of it.
     pub fn view(&self) -> VirtualServerView {
         let state = lock(&self.shared.state);
         VirtualServerView {
             address: self.address,
             service: Arc::clone(&self.service),
+            exposure: self.exposure,
             scheduler: self.scheduler,
-            persistence: state.persistence_timeout(),
+            persistence: state.rotation(Side::Inside).persistence_timeout(),
             real_servers: state.views(),
         }
     }
 
+    /// A virtual server, for clients inside.
     pub(super) fn new(spec: &VirtualServerSpec, scheduler: SchedulerKind) -> Self {
-        let new = Self {
-            address: spec.address,
-            service: Arc::clone(&spec.service),
-            scheduler,
-            shared: Arc::new(Shared {
-                availability: AtomicU8::new(Availability::Reject as u8),
-                state: Mutex::new(State::new(scheduler)),
-            }),
-        };
-        new.program(spec);
-        new
+        let reject = || AtomicU8::new(Availability::Reject as u8);
+        let shared = Arc::new(Shared {
+            inside: reject(),
+            outside: reject(),
+            state: Mutex::new(State::new(scheduler)),
+        });
+        Self::over(shared, spec, scheduler, Side::Inside)
     }
 
-    /// The same virtual server under another name.
-    pub(super) fn renamed(&self, service: &Arc<ServicePortName>) -> Self {
+    /// The same virtual server as `spec` names it, for clients of that side.
+    pub(super) fn as_in(
+        &self,
+        spec: &VirtualServerSpec,
+        scheduler: SchedulerKind,
+        side: Side,
+    ) -> Self {
+        Self::over(Arc::clone(&self.shared), spec, scheduler, side)
+    }
+
+    fn over(
+        shared: Arc<Shared>,
+        spec: &VirtualServerSpec,
+        scheduler: SchedulerKind,
+        side: Side,
+    ) -> Self {
         Self {
-            address: self.address,
-            service: Arc::clone(service),
-            scheduler: self.scheduler,
-            shared: Arc::clone(&self.shared),
+            address: spec.address,
+            service: Arc::clone(&spec.service),
+            exposure: spec.exposure,
+            proxy_protocol: spec.proxy_protocol,
+            scheduler,
+            side,
+            shared,
         }
     }
 
-    /// Makes it as `spec` says, except for its name.
+    /// Whether `spec` gives it the names it has.
+    pub(super) fn is_named(&self, spec: &VirtualServerSpec, scheduler: SchedulerKind) -> bool {
+        self.service == spec.service
+            && self.exposure == spec.exposure
+            && self.proxy_protocol == spec.proxy_protocol
+            && self.scheduler == scheduler
+    }
+
+    /// Gives it the real servers, scheduler and persistence of `spec`.
     pub(super) fn program(&self, spec: &VirtualServerSpec) {
         let mut state = lock(&self.shared.state);
-        state.set_persistence(spec.persistence);
-        state.set_real_servers(&spec.real_servers, &spec.serving);
-        let availability = match (state.is_empty(), spec.when_empty) {
-            (false, _) => Availability::Usable,
-            (true, WhenEmpty::Reject) => Availability::Reject,
-            (true, WhenEmpty::Drop) => Availability::Drop,
+        state.program(spec, self.scheduler);
+        let inside = Availability::of(&spec.real_servers, spec.when_empty);
+        let outside = match &spec.external {
+            Some(external) => Availability::of(external, spec.external_when_empty),
+            None => inside,
         };
-        self.set_availability(availability);
+        self.set_availability(inside, outside);
     }
 
     pub(super) fn remove(&self) {
         let mut state = lock(&self.shared.state);
         state.remove();
-        self.set_availability(Availability::Removed);
+        self.set_availability(Availability::Removed, Availability::Removed);
     }
 
-    /// Whether there is anybody to choose from.
-    pub(super) fn is_usable(&self) -> bool {
-        self.availability() == Availability::Usable
+    /// What becomes of a flow that is let in.
+    pub(super) fn verdict(self: &Arc<Self>) -> Verdict {
+        if self.availability() == Availability::Usable {
+            Verdict::Forward(Arc::clone(self))
+        } else {
+            self.refusal()
+        }
     }
 
     fn availability(&self) -> Availability {
-        Availability::from_u8(self.shared.availability.load(Relaxed))
+        let availability = match self.side {
+            Side::Inside => &self.shared.inside,
+            Side::Outside => &self.shared.outside,
+        };
+        Availability::from_u8(availability.load(Relaxed))
     }
 
     /// Called with the state locked, so that the two agree.
-    fn set_availability(&self, availability: Availability) {
-        self.shared.availability.store(availability as u8, Relaxed);
+    fn set_availability(&self, inside: Availability, outside: Availability) {
+        self.shared.inside.store(inside as u8, Relaxed);
+        self.shared.outside.store(outside as u8, Relaxed);
     }
 }
 
@@ -173,6 +256,14 @@ enum Availability {
 }
 
 impl Availability {
+    fn of(real_servers: &[SocketAddr], when_empty: WhenEmpty) -> Self {
+        match (real_servers.is_empty(), when_empty) {
+            (false, _) => Self::Usable,
+            (true, WhenEmpty::Reject) => Self::Reject,
+            (true, WhenEmpty::Drop) => Self::Drop,
+        }
+    }
+
     fn from_u8(value: u8) -> Self {
         match value {
             0 => Self::Usable,

@@ -185,6 +185,18 @@ impl Node {
         &self.pods
     }
 
+    /// Deletes one of its interfaces, as `ip link delete` would.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused, as when there is none.
+    pub fn delete_link(&self, name: &str) -> Result<(), LabError> {
+        self.namespace.netlink(async |handle| {
+            let requests = netlink::Requests::new(&self.namespace, handle);
+            requests.delete_link(name).await
+        })
+    }
+
     /// Makes an address on this node's pod network to which packets vanish: it
     /// resolves to a link-layer address that nobody has. The node needs a pod,
     /// as without one it has no bridge.

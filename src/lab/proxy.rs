@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use nix::errno::Errno;
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
@@ -45,6 +46,8 @@ pub struct ProxyOptions {
     healthz: SocketAddr,
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
+    admin_socket: Option<PathBuf>,
+    privileged: bool,
 }
 
 impl ProxyOptions {
@@ -57,6 +60,8 @@ impl ProxyOptions {
             healthz: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 10256),
             arguments: Vec::new(),
             environment: Vec::new(),
+            admin_socket: None,
+            privileged: true,
         }
     }
 
@@ -69,6 +74,20 @@ impl ProxyOptions {
     /// Adds an argument behind those of the lab.
     pub fn argument(mut self, argument: impl AsRef<OsStr>) -> Self {
         self.arguments.push(argument.as_ref().to_owned());
+        self
+    }
+
+    /// Where its admin socket is; in a directory of its own unless said
+    /// otherwise.
+    pub fn admin_socket(mut self, path: &Path) -> Self {
+        self.admin_socket = Some(path.to_owned());
+        self
+    }
+
+    /// Starts it without any capability over the node: in a user namespace below
+    /// the one that owns the node's network.
+    pub fn unprivileged(mut self) -> Self {
+        self.privileged = false;
         self
     }
 
@@ -134,7 +153,10 @@ impl ProxyProcess {
         options: &ProxyOptions,
     ) -> Result<Self, LabError> {
         let directory = TempDir::new()?;
-        let admin_socket = directory.path().join("admin.sock");
+        let admin_socket = match &options.admin_socket {
+            Some(path) => path.clone(),
+            None => directory.path().join("admin.sock"),
+        };
         let command = command_of(node, binary, options, &admin_socket);
         let shared = Arc::new(Shared::default());
         let failed = |cause| LabError::ProxyStart {
@@ -321,13 +343,21 @@ fn command_of(
                 .map(|(name, value)| (name, value)),
         )
         .env_remove("NOTIFY_SOCKET")
+        // Ctrl-C is for whoever runs the lab, which ends the proxy in its time.
+        .process_group(0)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
-    // SAFETY: the closure makes one prctl call and allocates nothing, which is
-    // all that is allowed between fork and exec.
+    let privileged = options.privileged;
+    // SAFETY: the closure makes an unshare and a prctl call and allocates nothing,
+    // which is all that is allowed between fork and exec.
     unsafe {
-        command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?));
+        command.pre_exec(move || {
+            if !privileged {
+                unshare(CloneFlags::CLONE_NEWUSER)?;
+            }
+            Ok(set_pdeathsig(Signal::SIGKILL)?)
+        });
     }
     command
 }

@@ -8,8 +8,36 @@ use smoltcp::phy::{
 };
 use smoltcp::time::Instant;
 
-/// The largest IP packet, and so the largest super-packet (RFC 791 section 3.1).
-pub(super) const MAX_PACKET: usize = 65_535;
+/// Bytes of a super-packet at most. A device whose `gso_max_size` is 65,536
+/// (`GSO_LEGACY_MAX_SIZE`, include/linux/netdevice.h) has the kernel cut longer ones
+/// into segments before they are sent, link-layer header included: a bridge with pods
+/// behind it did so with packets of 65,535 bytes, at three times the cost.
+const MAX_SUPER_PACKET: usize = 65_200;
+
+/// Bytes of an IPv4 and of an IPv6 header with TCP's behind it, both without options.
+const HEADERS_V4: usize = 40;
+const HEADERS_V6: usize = 60;
+
+/// What packets of one kind of client look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    /// MTU of the TUN in bytes.
+    pub(super) mtu: usize,
+    /// Payload of a full segment; 0 where clients differ.
+    pub(super) segment: usize,
+}
+
+impl Shape {
+    /// Payload of the longest super-packet: whole segments, so that no runt is cut off
+    /// its end.
+    pub(super) fn burst(self) -> usize {
+        let most = MAX_SUPER_PACKET - HEADERS_V6;
+        match self.segment {
+            0 => most,
+            segment => (most / segment).max(1) * segment,
+        }
+    }
+}
 
 /// What a packet on its way out needs from whoever sends it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,15 +61,15 @@ pub trait Transmit {
 pub(super) struct OnePacket<'a, T: Transmit> {
     received: Option<&'a [u8]>,
     transmit: &'a mut T,
-    mtu: usize,
+    shape: Shape,
 }
 
 impl<'a, T: Transmit> OnePacket<'a, T> {
-    pub(super) fn new(received: Option<&'a [u8]>, transmit: &'a mut T, mtu: usize) -> Self {
+    pub(super) fn new(received: Option<&'a [u8]>, transmit: &'a mut T, shape: Shape) -> Self {
         Self {
             received,
             transmit,
-            mtu,
+            shape,
         }
     }
 }
@@ -69,7 +97,7 @@ impl<T: Transmit> Device for OnePacket<'_, T> {
 
     #[inline]
     fn capabilities(&self) -> DeviceCapabilities {
-        capabilities(self.mtu)
+        capabilities(self.shape)
     }
 }
 
@@ -81,13 +109,15 @@ pub(super) fn checksums() -> ChecksumCapabilities {
     checksum
 }
 
-fn capabilities(mtu: usize) -> DeviceCapabilities {
+fn capabilities(shape: Shape) -> DeviceCapabilities {
     let mut segmentation = SegmentationCapabilities::default();
-    segmentation.tcpv4 = NonZeroUsize::new(MAX_PACKET);
-    segmentation.tcpv6 = NonZeroUsize::new(MAX_PACKET);
+    segmentation.tcpv4 = NonZeroUsize::new(HEADERS_V4 + shape.burst());
+    // None for IPv6: smoltcp 0.14 drops an IPv6 packet longer than the MTU without
+    // looking whether it is a super-packet (dispatch_ip, src/iface/interface/mod.rs).
+    segmentation.tcpv6 = None;
     let mut capabilities = DeviceCapabilities::default();
     capabilities.medium = Medium::Ip;
-    capabilities.max_transmission_unit = mtu;
+    capabilities.max_transmission_unit = shape.mtu;
     capabilities.checksum = checksums();
     capabilities.segmentation = segmentation;
     capabilities

@@ -1,20 +1,25 @@
 //! The client's side of one TCP connection.
 
+use std::io;
 use std::time::{Duration, Instant};
 
-use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::tcp;
 
 use super::mend::client_limits;
 use super::observe::{Seen, behind};
-use super::pool::RingSize;
+use super::rings::{RingPool, RingSize, RingedSocket};
 
 pub use smoltcp::socket::tcp::State as TcpState;
 
+/// Bytes of data in a packet at most.
+const LONGEST: u32 = 65_535;
+
 /// One TCP connection's client side: a socket in a set of its own.
 pub struct TcpEndpoint {
-    pub(super) sockets: SocketSet<'static>,
-    handle: SocketHandle,
+    pub(super) socket: RingedSocket,
+    /// Which of the stack's interfaces.
+    pub(super) shape: usize,
+    burst: usize,
     rings: RingSize,
     /// The client's initial sequence number.
     pub(super) initial_sequence: u32,
@@ -22,8 +27,10 @@ pub struct TcpEndpoint {
     drained: u64,
     /// Bytes that this connection has put into the send ring.
     pub(super) filled: u64,
-    /// Bytes of each ring that any connection so far has written to, at most.
-    touched: RingSize,
+    /// The highest sequence number behind a byte that the stack has been given.
+    highest: u32,
+    /// What `drained` and `filled` were when the rings were last trimmed.
+    trimmed: (u64, u64),
     /// The sequence number behind the window that the client was told last. `None`
     /// until a segment after the SYN-ACK has told it the true window.
     pub(super) window_end: Option<u32>,
@@ -68,22 +75,25 @@ impl std::fmt::Debug for TcpEndpoint {
 }
 
 impl TcpEndpoint {
-    pub(super) fn new(rings: RingSize) -> Self {
-        let receive = tcp::SocketBuffer::new(vec![0; rings.receive]);
-        let send = tcp::SocketBuffer::new(vec![0; rings.send]);
-        let mut sockets = SocketSet::new(Vec::with_capacity(1));
-        let handle = sockets.add(tcp::Socket::new(receive, send));
-        Self {
-            sockets,
-            handle,
+    /// `burst`: payload of a full super-packet. The send ring is a multiple of it, so
+    /// that none is cut where the ring wraps.
+    pub(super) fn new(
+        pool: &RingPool,
+        rings: RingSize,
+        shape: usize,
+        burst: usize,
+    ) -> io::Result<Self> {
+        let send = (rings.send / burst).max(1) * burst;
+        Ok(Self {
+            socket: RingedSocket::new(pool, rings, send.min(rings.send))?,
+            shape,
+            burst,
             rings,
             initial_sequence: 0,
             drained: 0,
             filled: 0,
-            touched: RingSize {
-                receive: 0,
-                send: 0,
-            },
+            highest: 0,
+            trimmed: (0, 0),
             window_end: None,
             window_scale: 0,
             client_segment: 0,
@@ -94,26 +104,19 @@ impl TcpEndpoint {
             our_initial_sequence: 0,
             last_sent: None,
             finish_end: None,
-        }
+        })
     }
 
-    /// Makes a used endpoint as good as new. False if its socket would not close.
-    pub(super) fn recycle(&mut self) -> bool {
-        self.touched = self.touched();
-        self.drained = 0;
-        self.filled = 0;
-        self.window_end = None;
-        self.window_scale = 0;
-        self.client_window = None;
-        self.heard_at = None;
-        self.probed_at = None;
-        self.our_initial_sequence = 0;
-        self.last_sent = None;
-        self.finish_end = None;
-        let socket = self.socket_mut();
-        socket.abort();
-        // A closed socket forgets its peer and its data when it listens again.
-        !socket.is_open()
+    /// The connection begins with the client's SYN of this sequence number.
+    pub(super) fn begin(&mut self, initial_sequence: u32) {
+        self.initial_sequence = initial_sequence;
+        self.highest = initial_sequence.wrapping_add(1);
+    }
+
+    /// Payload of a full super-packet to this client in bytes.
+    #[inline]
+    pub fn burst(&self) -> usize {
+        self.burst
     }
 
     /// Size of the two rings.
@@ -121,18 +124,33 @@ impl TcpEndpoint {
         self.rings
     }
 
-    /// An upper bound of the bytes of each ring that are backed by memory: pages
-    /// that nothing was ever written to are not.
+    /// Bytes of memory behind the rings, at most: pages that nothing was written to
+    /// have none.
     #[inline]
-    pub fn touched(&self) -> RingSize {
-        let received = self.drained.saturating_add(self.receive_queue() as u64);
-        RingSize {
-            receive: self
-                .touched
-                .receive
-                .max(capped(received, self.rings.receive)),
-            send: self.touched.send.max(capped(self.filled, self.rings.send)),
+    pub fn touched(&mut self) -> usize {
+        let received = self.drained + self.receive_queue() as u64;
+        self.socket.receive.touch(received - self.trimmed.0);
+        self.socket.send.touch(self.filled - self.trimmed.1);
+        self.socket.receive.touched() + self.socket.send.touched()
+    }
+
+    /// Gives the memory of the rings back if they are empty. False if they are not.
+    pub fn trim(&mut self) -> bool {
+        let idle = self.receive_queue() == 0 && self.send_queue() == 0;
+        // A hole before what has arrived out of order: it lies in the ring, uncounted.
+        if !idle || self.holds_out_of_order() {
+            return false;
         }
+        self.trimmed = (self.drained, self.filled);
+        self.socket.receive.trim();
+        self.socket.send.trim();
+        true
+    }
+
+    /// Bytes that have passed in both directions.
+    #[inline]
+    pub fn moved(&self) -> u64 {
+        self.drained + self.filled
     }
 
     /// The state of the connection, by RFC 9293's names.
@@ -228,15 +246,41 @@ impl TcpEndpoint {
     /// segment that reaches past the ring must not get in.
     #[inline]
     pub(super) fn overruns(&self, sequence_end: u32) -> bool {
-        if self.window_end.is_some() {
-            return false;
-        }
-        let edge = self
-            .initial_sequence
+        self.window_end.is_none() && behind(self.right_edge(), sequence_end)
+    }
+
+    /// The sequence number behind the last byte that the receive ring has room for.
+    #[inline]
+    fn right_edge(&self) -> u32 {
+        self.initial_sequence
             .wrapping_add(1)
             .wrapping_add(self.drained as u32)
-            .wrapping_add(self.rings.receive as u32);
-        behind(edge, sequence_end)
+            .wrapping_add(self.rings.receive as u32)
+    }
+
+    #[inline]
+    pub(super) fn note(&mut self, sequence_end: u32) {
+        let edge = self.right_edge();
+        if behind(edge.wrapping_add(LONGEST), sequence_end) {
+            return;
+        }
+        // The stack keeps what is before the edge.
+        let end = if behind(edge, sequence_end) {
+            edge
+        } else {
+            sequence_end
+        };
+        if behind(self.highest, end) {
+            self.highest = end;
+        }
+    }
+
+    /// True when bytes may lie in the ring behind a hole, where no queue length tells
+    /// of them.
+    fn holds_out_of_order(&self) -> bool {
+        let received = (self.drained + self.receive_queue() as u64) as u32;
+        let next = self.initial_sequence.wrapping_add(1).wrapping_add(received);
+        behind(next, self.highest)
     }
 
     /// When to take a silent client for dead.
@@ -288,15 +332,11 @@ impl TcpEndpoint {
 
     #[inline]
     pub(super) fn socket(&self) -> &tcp::Socket<'static> {
-        self.sockets.get(self.handle)
+        self.socket.socket()
     }
 
     #[inline]
     pub(super) fn socket_mut(&mut self) -> &mut tcp::Socket<'static> {
-        self.sockets.get_mut(self.handle)
+        self.socket.socket_mut()
     }
-}
-
-fn capped(bytes: u64, capacity: usize) -> usize {
-    usize::try_from(bytes).map_or(capacity, |bytes| bytes.min(capacity))
 }

@@ -1,5 +1,6 @@
 //! The stack that moves endpoints: smoltcp, what it is kept from, and its clock.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
@@ -8,10 +9,11 @@ use smoltcp::socket::tcp;
 use smoltcp::wire::HardwareAddress;
 
 use super::clock::Clock;
-use super::device::{OnePacket, Outgoing, Transmit};
+use super::device::{OnePacket, Outgoing, Shape, Transmit};
 use super::endpoint::TcpEndpoint;
 use super::mend::Mended;
 use super::observe::Observed;
+use super::rings::{RingPool, RingSize};
 
 /// smoltcp panicked while it worked on one flow. The flow is lost, nothing else.
 #[derive(Debug, thiserror::Error)]
@@ -41,9 +43,16 @@ pub struct StackConfig {
     pub dead_after: Duration,
 }
 
-/// smoltcp's interface and clock: one per worker, shared by all its flows.
+/// Kinds of clients that are told apart by the size of their segments; any further
+/// share the last. Nodes and pods of one cluster make two or three.
+const MAX_SHAPES: usize = 8;
+
+/// smoltcp's interfaces and clock: one stack per worker, shared by all its flows.
+///
+/// How long a super-packet may be is a constant of a smoltcp interface, so there is
+/// one for each kind of client.
 pub struct Stack {
-    interface: Interface,
+    interfaces: Vec<(Shape, Interface)>,
     clock: Clock,
     config: StackConfig,
 }
@@ -68,19 +77,60 @@ impl Transmit for Nowhere {
 impl Stack {
     /// A stack whose time begins at `now`.
     pub fn new(config: StackConfig, now: Instant) -> Self {
-        let clock = Clock::new(now);
-        let mut settings = Config::new(HardwareAddress::Ip);
-        settings.random_seed = config.seed;
-        let mut nowhere = Nowhere;
-        let mut device = OnePacket::new(None, &mut nowhere, config.mtu);
-        let mut interface = Interface::new(settings, &mut device, clock.to_stack(now));
-        // Every address is ours: the data plane has looked the packet up already.
-        interface.set_any_ip(true);
         Self {
-            interface,
-            clock,
+            interfaces: Vec::new(),
+            clock: Clock::new(now),
             config,
         }
+    }
+
+    /// A closed endpoint for a client whose SYN names this maximum segment size.
+    ///
+    /// # Errors
+    /// ENOMEM when there is no room for rings.
+    pub fn endpoint(
+        &mut self,
+        pool: &RingPool,
+        rings: RingSize,
+        max_segment_size: Option<u16>,
+        v4: bool,
+        now: Instant,
+    ) -> io::Result<TcpEndpoint> {
+        let headers = if v4 { 40 } else { 60 };
+        // RFC 9293 section 3.7.1: without the option 536 for IPv4, 1220 for IPv6.
+        let default = if v4 { 536 } else { 1220 };
+        let theirs = usize::from(max_segment_size.unwrap_or(default));
+        let segment = theirs.min(self.config.mtu.saturating_sub(headers)).max(1);
+        let shape = self.shape(segment, now);
+        let burst = self.interfaces[shape].0.burst();
+        TcpEndpoint::new(pool, rings, shape, burst)
+    }
+
+    /// The interface for segments of this size.
+    fn shape(&mut self, segment: usize, now: Instant) -> usize {
+        let found = |(shape, _): &(Shape, Interface)| shape.segment == segment;
+        if let Some(at) = self.interfaces.iter().position(found) {
+            return at;
+        }
+        if self.interfaces.len() == MAX_SHAPES {
+            return MAX_SHAPES - 1;
+        }
+        let last = self.interfaces.len() == MAX_SHAPES - 1;
+        let shape = Shape {
+            mtu: self.config.mtu,
+            segment: if last { 0 } else { segment },
+        };
+        let mut settings = Config::new(HardwareAddress::Ip);
+        // Any odd factor keeps the seeds apart.
+        let at = self.interfaces.len() as u64;
+        settings.random_seed = self.config.seed ^ at.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut nowhere = Nowhere;
+        let mut device = OnePacket::new(None, &mut nowhere, shape);
+        let mut interface = Interface::new(settings, &mut device, self.clock.to_stack(now));
+        // Every address is ours: the data plane has looked the packet up already.
+        interface.set_any_ip(true);
+        self.interfaces.push((shape, interface));
+        self.interfaces.len() - 1
     }
 
     /// Answers a client's SYN, whose real server is connected by now, with a SYN-ACK.
@@ -99,7 +149,7 @@ impl Stack {
         now: Instant,
         out: &mut impl Transmit,
     ) -> Result<(), Fault> {
-        endpoint.initial_sequence = initial_sequence;
+        endpoint.begin(initial_sequence);
         endpoint.learn(syn);
         endpoint.heard(now);
         endpoint.probed_at = Some(now);
@@ -136,6 +186,7 @@ impl Stack {
         if endpoint.overruns(sequence_end) {
             return Ok(Ingest::WindowOverrun);
         }
+        endpoint.note(sequence_end);
         endpoint.heard(now);
         match endpoint.mended(packet, sequence_end) {
             Mended::AsItIs => self.poll_in(endpoint, packet, now, out)?,
@@ -167,15 +218,14 @@ impl Stack {
                 endpoint.reset();
             }
             let mut observed = Observed::new(out);
-            let mut device = OnePacket::new(None, &mut observed, config.mtu);
+            let (shape, interface) = &mut self.interfaces[endpoint.shape];
+            let mut device = OnePacket::new(None, &mut observed, *shape);
             for _ in 0..budget {
-                let sent = self
-                    .interface
-                    .poll_egress(at, &mut device, &mut endpoint.sockets);
+                let sent = interface.poll_egress(at, &mut device, endpoint.socket.sockets());
                 if sent == PollResult::None {
                     endpoint.observe(observed.seen);
                     if endpoint.may_probe(config.keep_alive, now)
-                        && self.interface.poll_at(at, &endpoint.sockets).is_none()
+                        && interface.poll_at(at, endpoint.socket.set()).is_none()
                     {
                         endpoint.probe(now, out);
                     }
@@ -190,7 +240,8 @@ impl Stack {
     /// When this endpoint wants to be polled again without any packet.
     pub fn poll_at(&mut self, endpoint: &TcpEndpoint, now: Instant) -> Option<Instant> {
         let at = self.clock.to_stack(now);
-        let at = self.interface.poll_at(at, &endpoint.sockets);
+        let (_, interface) = &mut self.interfaces[endpoint.shape];
+        let at = interface.poll_at(at, endpoint.socket.set());
         let at = at.map(|at| self.clock.from_stack(at));
         let probe = at
             .is_none()
@@ -209,9 +260,9 @@ impl Stack {
         let at = self.clock.to_stack(now);
         guarded(|| {
             let mut observed = Observed::new(out);
-            let mut device = OnePacket::new(Some(packet), &mut observed, self.config.mtu);
-            self.interface
-                .poll_ingress_single(at, &mut device, &mut endpoint.sockets);
+            let (shape, interface) = &mut self.interfaces[endpoint.shape];
+            let mut device = OnePacket::new(Some(packet), &mut observed, *shape);
+            interface.poll_ingress_single(at, &mut device, endpoint.socket.sockets());
             endpoint.observe(observed.seen);
         })
     }

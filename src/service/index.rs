@@ -6,59 +6,68 @@
 //! servers of the Services it concerns, and a virtual server that is to be as it
 //! was yields no change.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::address::Family;
-use super::endpoint::{Endpoint, EndpointSlice};
+use super::endpoint::EndpointSlice;
 use super::object::{
-    Event, NamespacedName, Object, ObjectError, ObjectKey, ObjectKind, ObjectWarning, Origin,
+    Event, NamespacedName, Node, Object, ObjectError, ObjectKey, ObjectKind, ObjectWarning, Origin,
 };
-use super::service_port::{Service, ServicePort, TrafficPolicy};
+use super::service_port::{Service, ServicePort};
 use super::slice_cache::SliceCache;
-use super::topology::{Categorized, Policy, Standing, ThisNode, categorize};
-use super::{Change, VirtualAddress, VirtualServerSpec, WhenEmpty};
+use super::topology::ThisNode;
+use super::{Change, Exposure, HealthCheck, NodeNetwork, VirtualAddress, VirtualServerSpec};
 use claims::Claims;
+use specify::Selection;
 
 mod claims;
+mod explain;
+mod specify;
+
+pub use explain::{ExplainedEndpoint, Explanation, Placing};
 
 /// Everything known of Services, EndpointSlices and this node.
 #[derive(Debug)]
 pub struct Index {
     node: ThisNode,
+    network: NodeNetwork,
+    ipvs_compat: bool,
     services: HashMap<NamespacedName, Stored>,
     slices: SliceCache,
     claims: Claims,
     /// What was last said of each virtual server.
-    emitted: HashMap<VirtualAddress, VirtualServerSpec>,
+    emitted: HashMap<VirtualAddress, Emitted>,
+    /// What was last said of each health check node port.
+    health_checks: BTreeMap<NamespacedName, HealthCheck>,
+}
+
+#[derive(Debug)]
+struct Emitted {
+    spec: VirtualServerSpec,
+    lacks_local: bool,
+}
+
+/// Service ports with policy Local that have endpoints, but none on this node:
+/// the values of kube-proxy's `sync_proxy_rules_no_local_endpoints_total`, for
+/// one family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NoLocalEndpoints {
+    /// `traffic_policy="internal"`.
+    pub internal: usize,
+    /// `traffic_policy="external"`.
+    pub external: usize,
 }
 
 /// What came of some events.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// What changes, in the order of addresses; one change at most for each.
+    /// What changes: this node first, then virtual servers in the order of
+    /// addresses, then health checks in that of names; one change at most for
+    /// each.
     pub changes: Vec<Change>,
     /// What was left out, each once as long as its object stays as it is.
     pub warnings: Vec<ObjectWarning>,
-}
-
-/// All that decides about one virtual server.
-#[derive(Clone, Debug)]
-pub struct Explanation<'a> {
-    /// What is programmed.
-    pub spec: &'a VirtualServerSpec,
-    /// The Service it belongs to.
-    pub service: &'a Service,
-    /// The port of that Service.
-    pub port: &'a ServicePort,
-    /// Where the Service stands, if in a file.
-    pub origin: Option<&'a Origin>,
-    /// Every endpoint of the service port in this family.
-    pub endpoints: Vec<Endpoint>,
-    /// Where each of them stands.
-    pub categorized: Categorized,
-    /// The list that cluster-internal traffic uses.
-    pub policy: TrafficPolicy,
 }
 
 #[derive(Debug)]
@@ -71,6 +80,8 @@ struct Stored {
 #[derive(Default)]
 struct Dirty {
     addresses: BTreeSet<VirtualAddress>,
+    /// Those whose health check may say something else.
+    services: BTreeSet<NamespacedName>,
     warnings: Vec<ObjectWarning>,
 }
 
@@ -82,11 +93,21 @@ impl Index {
                 name: node_name.into(),
                 zone: None,
             },
+            network: NodeNetwork::default(),
+            ipvs_compat: false,
             services: HashMap::new(),
             slices: SliceCache::default(),
             claims: Claims::default(),
             emitted: HashMap::new(),
+            health_checks: BTreeMap::new(),
         }
+    }
+
+    /// Whether policies Local are followed as kube-proxy's IPVS mode does, rather
+    /// than its iptables and nftables modes. To be said before the first event.
+    pub fn with_ipvs_compat(mut self, ipvs_compat: bool) -> Self {
+        self.ipvs_compat = ipvs_compat;
+        self
     }
 
     /// Takes one event.
@@ -98,6 +119,7 @@ impl Index {
     /// after the last of them.
     pub fn apply_all(&mut self, events: impl IntoIterator<Item = Event>) -> Outcome {
         let mut dirty = Dirty::default();
+        let network = self.network.clone();
         for event in events {
             match event {
                 Event::Apply { object, origin } => self.take(object, origin, &mut dirty),
@@ -106,9 +128,13 @@ impl Index {
         }
         let Dirty {
             addresses,
+            services,
             mut warnings,
         } = dirty;
         let mut changes = Vec::new();
+        if self.network != network {
+            changes.push(Change::Node(self.network.clone()));
+        }
         for address in addresses {
             changes.extend(self.settle(address));
             for (loser, error) in self.claims.new_conflicts(&address) {
@@ -122,6 +148,7 @@ impl Index {
                 });
             }
         }
+        changes.extend(services.iter().filter_map(|name| self.settle_health(name)));
         Outcome { changes, warnings }
     }
 
@@ -144,26 +171,35 @@ impl Index {
 
     /// The virtual servers as they should be, by address.
     pub fn virtual_servers(&self) -> Vec<&VirtualServerSpec> {
-        let mut all: Vec<_> = self.emitted.values().collect();
+        let mut all: Vec<_> = self.emitted.values().map(|e| &e.spec).collect();
         all.sort_by_key(|spec| spec.address);
         all
     }
 
-    /// Why a virtual server is as it is. `None` if no Service has that address.
-    pub fn explain(&self, address: &VirtualAddress) -> Option<Explanation<'_>> {
-        let spec = self.emitted.get(address)?;
-        let (stored, port) = self.owner(address)?;
-        let service = &*stored.service;
-        let (endpoints, categorized) = self.select(address, service, port);
-        Some(Explanation {
-            spec,
-            service,
-            port,
-            origin: stored.origin.as_ref(),
-            endpoints,
-            categorized,
-            policy: service.internal_policy,
-        })
+    /// What health check node ports should say, by Service.
+    pub fn health_checks(&self) -> impl Iterator<Item = &HealthCheck> {
+        self.health_checks.values()
+    }
+
+    /// How many service ports lack local endpoints in this family.
+    pub fn no_local_endpoints(&self, family: Family) -> NoLocalEndpoints {
+        let (mut internal, mut external) = (BTreeSet::new(), BTreeSet::new());
+        for emitted in self.emitted.values().filter(|e| e.lacks_local) {
+            let spec = &emitted.spec;
+            if Family::of(spec.address.ip) != family {
+                continue;
+            }
+            let names = if spec.exposure.is_external() {
+                &mut external
+            } else {
+                &mut internal
+            };
+            names.insert(&spec.service);
+        }
+        NoLocalEndpoints {
+            internal: internal.len(),
+            external: external.len(),
+        }
     }
 
     /// Is nothing known?
@@ -172,13 +208,14 @@ impl Index {
             && self.slices.is_empty()
             && self.claims.is_empty()
             && self.emitted.is_empty()
+            && self.health_checks.is_empty()
     }
 
     fn take(&mut self, object: Object, origin: Option<Origin>, dirty: &mut Dirty) {
         match object {
             Object::Service(service) => self.take_service(service, origin, dirty),
             Object::EndpointSlice(slice) => self.take_slice(slice, origin.as_ref(), dirty),
-            Object::Node(node) => self.take_node(&node.name.name, node.zone.as_ref(), dirty),
+            Object::Node(node) => self.take_node(&node.name.name, Some(&node), dirty),
         }
     }
 
@@ -216,10 +253,11 @@ impl Index {
             },
             origin.as_ref(),
         );
-        for (address, port) in service.cluster_addresses() {
-            self.claims.add(address, &service, port);
+        for (address, exposure, port) in service.addresses() {
+            self.claims.add(address, exposure, &service, port);
             dirty.addresses.insert(address);
         }
+        dirty.services.insert(service.name.clone());
         let name = service.name.clone();
         self.services.insert(name, Stored { service, origin });
     }
@@ -248,102 +286,98 @@ impl Index {
         }
     }
 
-    fn take_node(&mut self, name: &Arc<str>, zone: Option<&Arc<str>>, dirty: &mut Dirty) {
-        if *name != self.node.name || self.node.zone.as_ref() == zone {
+    fn take_node(&mut self, name: &Arc<str>, node: Option<&Node>, dirty: &mut Dirty) {
+        if *name != self.node.name {
             return;
         }
-        self.node.zone = zone.cloned();
-        dirty.addresses.extend(self.emitted.keys().copied());
+        self.network = node.map(|n| n.network.clone()).unwrap_or_default();
+        let zone = node.and_then(|n| n.zone.as_ref());
+        if self.node.zone.as_ref() != zone {
+            self.node.zone = zone.cloned();
+            dirty.addresses.extend(self.emitted.keys().copied());
+        }
     }
 
     /// Takes the claims of a Service back.
     fn release(&mut self, service: &Service, dirty: &mut Dirty) {
-        for (address, _) in service.cluster_addresses() {
+        for (address, ..) in service.addresses() {
             self.claims.remove(&address, &service.name);
             dirty.addresses.insert(address);
         }
+        dirty.services.insert(service.name.clone());
     }
 
     /// Endpoints of a Service have changed.
     fn touch(&self, service: &NamespacedName, dirty: &mut Dirty) {
         if let Some(stored) = self.services.get(service) {
-            let addresses = stored.service.cluster_addresses();
-            dirty
-                .addresses
-                .extend(addresses.map(|(address, _)| address));
+            let addresses = stored.service.addresses();
+            let addresses = addresses.into_iter().map(|(address, ..)| address);
+            dirty.addresses.extend(addresses);
+            dirty.services.insert(service.clone());
         }
     }
 
     /// Works out one virtual server and says what changed.
     fn settle(&mut self, address: VirtualAddress) -> Option<Change> {
-        let Some((stored, port)) = self.owner(&address) else {
+        let Some(selection) = self.select(address) else {
             self.emitted.remove(&address)?;
             return Some(Change::Remove(address));
         };
-        let spec = self.specify(address, &stored.service, port);
-        if self.emitted.get(&address) == Some(&spec) {
+        let (spec, lacks_local) = (selection.spec(), selection.lacks_local());
+        let is_new = self.emitted.get(&address).is_none_or(|e| e.spec != spec);
+        let change = is_new.then(|| Change::Upsert(spec.clone()));
+        self.emitted.insert(address, Emitted { spec, lacks_local });
+        change
+    }
+
+    /// Counts for the health check node port of one Service.
+    fn settle_health(&mut self, name: &NamespacedName) -> Option<Change> {
+        let service = self.services.get(name).map(|stored| &stored.service);
+        let Some((service, port)) = service.and_then(|s| Some((s, s.health_check_node_port?)))
+        else {
+            self.health_checks.remove(name)?;
+            return Some(Change::RemoveHealthCheck(name.clone()));
+        };
+        let check = HealthCheck {
+            service: name.clone(),
+            port,
+            local_endpoints: self.local_ready(service),
+        };
+        if self.health_checks.get(name) == Some(&check) {
             return None;
         }
-        self.emitted.insert(address, spec.clone());
-        Some(Change::Upsert(spec))
+        self.health_checks.insert(name.clone(), check.clone());
+        Some(Change::HealthCheck(check))
     }
 
-    fn owner(&self, address: &VirtualAddress) -> Option<(&Stored, &ServicePort)> {
-        let (service, position) = self.claims.owner(address)?;
+    fn local_ready(&self, service: &Service) -> usize {
+        let count = |family| {
+            let ports = service.ports.iter();
+            let all = ports.flat_map(|p| self.slices.endpoints(&p.name, family, &self.node.name));
+            let ready = all.filter(|e| e.local && e.conditions.ready);
+            ready.map(|e| e.address.ip()).collect::<BTreeSet<_>>().len()
+        };
+        Family::ALL.map(count).into_iter().max().unwrap_or(0)
+    }
+
+    fn owner(&self, address: &VirtualAddress) -> Option<(&Stored, &ServicePort, Exposure)> {
+        let (service, position, exposure) = self.claims.owner(address)?;
         let stored = self.services.get(service)?;
         let mut ports = stored.service.ports.iter();
-        Some((stored, ports.find(|p| p.position == position)?))
+        Some((stored, ports.find(|p| p.position == position)?, exposure))
     }
 
-    fn select(
-        &self,
-        address: &VirtualAddress,
-        service: &Service,
-        port: &ServicePort,
-    ) -> (Vec<Endpoint>, Categorized) {
+    fn select(&self, address: VirtualAddress) -> Option<Selection<'_>> {
+        let (stored, port, exposure) = self.owner(&address)?;
         let family = Family::of(address.ip);
-        let policy = Policy {
-            internal_local: service.internal_policy == TrafficPolicy::Local,
-            external_local: service.external_policy == TrafficPolicy::Local,
-            externally_accessible: service.externally_accessible(port, family),
-        };
         let endpoints = self.slices.endpoints(&port.name, family, &self.node.name);
-        let categorized = categorize(&endpoints, policy, &self.node);
-        (endpoints, categorized)
-    }
-
-    fn specify(
-        &self,
-        address: VirtualAddress,
-        service: &Service,
-        port: &ServicePort,
-    ) -> VirtualServerSpec {
-        let (endpoints, categorized) = self.select(&address, service, port);
-        let list: &[Standing] = match service.internal_policy {
-            TrafficPolicy::Local => &categorized.local,
-            TrafficPolicy::Cluster => &categorized.cluster,
-        };
-        let chosen = endpoints
-            .iter()
-            .zip(list)
-            .filter(|(_, standing)| standing.is_in());
-        let serving = endpoints
-            .iter()
-            .filter(|e| e.conditions.ready || e.conditions.serving);
-        let mut serving: Vec<_> = serving.map(|e| e.address).collect();
-        serving.sort_unstable();
-        VirtualServerSpec {
-            address,
-            service: port.name.clone(),
-            real_servers: chosen.map(|(endpoint, _)| endpoint.address).collect(),
-            serving,
-            // With policy Cluster an empty list means that there are none at all.
-            when_empty: match service.internal_policy {
-                TrafficPolicy::Local if categorized.has_any => WhenEmpty::Drop,
-                TrafficPolicy::Local | TrafficPolicy::Cluster => WhenEmpty::Reject,
-            },
-            persistence: service.affinity,
-        }
+        Some(Selection::new(
+            (&stored.service, port),
+            (address, exposure),
+            endpoints,
+            &self.node,
+            self.ipvs_compat,
+        ))
     }
 }
 

@@ -5,6 +5,8 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::NodeNetwork;
+use super::address::{parse_cidr, parse_ip};
 use super::endpoint::EndpointSlice;
 use super::service_port::Service;
 
@@ -104,6 +106,8 @@ pub struct Node {
     pub name: NamespacedName,
     /// Label `topology.kubernetes.io/zone`; none when absent or empty.
     pub zone: Option<Arc<str>>,
+    /// Its addresses and those of its pods.
+    pub network: NodeNetwork,
 }
 
 impl Node {
@@ -115,7 +119,37 @@ impl Node {
         Some(Self {
             name: NamespacedName::new("", name),
             zone: zone.filter(|z| !z.is_empty()).map(|z| z.as_str().into()),
+            network: network(node),
         })
+    }
+}
+
+/// What cannot be read is left out.
+fn network(node: &k8s_openapi::api::core::v1::Node) -> NodeNetwork {
+    let spec = node.spec.as_ref();
+    let status = node.status.as_ref();
+    let mut cidrs: Vec<&str> = Vec::new();
+    if let Some(spec) = spec {
+        let several = spec.pod_cidrs.iter().flatten().map(String::as_str);
+        cidrs.extend(several);
+        if cidrs.is_empty() {
+            cidrs.extend(spec.pod_cidr.as_deref());
+        }
+    }
+    let addresses = status.and_then(|s| s.addresses.as_deref());
+    let of_type = |kind: &str| -> Vec<_> {
+        let all = addresses.unwrap_or_default().iter();
+        let texts = all.filter(|a| a.type_ == kind).map(|a| &a.address);
+        texts.filter_map(|text| parse_ip(text)).collect()
+    };
+    let mut addresses = of_type("InternalIP");
+    if addresses.is_empty() {
+        // Kubernetes' order of preference for a node's IP (`GetNodeHostIPs`).
+        addresses = of_type("ExternalIP");
+    }
+    NodeNetwork {
+        pod_cidrs: cidrs.into_iter().filter_map(parse_cidr).collect(),
+        addresses,
     }
 }
 
@@ -239,7 +273,7 @@ pub enum Reason {
         other: String,
     },
     /// The address of a virtual server that belongs to another Service.
-    #[error("{address} belongs to {owner}, which is older or first by name")]
+    #[error("{address} belongs to {owner}: a cluster IP comes first, then age, then name")]
     Taken {
         /// The address.
         address: super::VirtualAddress,
@@ -267,5 +301,58 @@ impl fmt::Display for ObjectWarning {
             write!(f, " ({origin})")?;
         }
         write!(f, ": {}", self.error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn node(spec: Value, addresses: Value) -> Node {
+        let node = serde_json::from_value(json!({
+            "metadata": {"name": "n1", "labels": {"topology.kubernetes.io/zone": "a"}},
+            "spec": spec,
+            "status": {"addresses": addresses},
+        }));
+        Node::from_api(&node.unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_node_and_its_networks() {
+        let both = node(
+            json!({"podCIDR": "10.1.15.0/24", "podCIDRs": ["10.1.15.0/24", "fd00:1:15::/64"]}),
+            json!([
+                {"type": "Hostname", "address": "10.9.9.9"},
+                {"type": "InternalIP", "address": "172.100.101.191"},
+                {"type": "ExternalIP", "address": "198.51.100.1"},
+                {"type": "InternalIP", "address": "fd00::191"},
+            ]),
+        );
+        assert_eq!(both.zone.as_deref(), Some("a"));
+        let nets = |node: &Node| -> Vec<_> {
+            node.network
+                .pod_cidrs
+                .iter()
+                .map(ToString::to_string)
+                .collect()
+        };
+        let addresses = |node: &Node| -> Vec<_> {
+            node.network
+                .addresses
+                .iter()
+                .map(ToString::to_string)
+                .collect()
+        };
+        assert_eq!(nets(&both), ["10.1.15.0/24", "fd00:1:15::/64"]);
+        assert_eq!(addresses(&both), ["172.100.101.191", "fd00::191"]);
+        let old = node(
+            json!({"podCIDR": "10.1.015.0/24"}),
+            json!([{"type": "ExternalIP", "address": "198.51.100.1"}]),
+        );
+        assert_eq!(nets(&old), ["10.1.15.0/24"]);
+        assert_eq!(addresses(&old), ["198.51.100.1"]);
+        assert_eq!(node(json!({}), json!([])).network, NodeNetwork::default());
     }
 }

@@ -11,11 +11,19 @@ use k8s_openapi::api::core::v1 as api;
 
 use super::address::{Family, parse_cidr, parse_ip};
 use super::object::{NamespacedName, ObjectError, Reason};
-use super::{Protocol, ServicePortName, VirtualAddress};
+use super::{Protocol, ProxyProtocol, SchedulerKind, ServicePortName};
+
+mod addresses;
 
 /// A Service with this label, whatever its value, is served by another proxy
 /// (kube-proxy's informer selects `!service.kubernetes.io/service-proxy-name`).
 pub const LABEL_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+
+/// The scheduler of one Service, by its name.
+pub const ANNOTATION_SCHEDULER: &str = "kube-tun-proxy.io/scheduler";
+
+/// The PROXY protocol towards the real servers of one Service: `v1` or `v2`.
+pub const ANNOTATION_PROXY_PROTOCOL: &str = "kube-tun-proxy.io/proxy-protocol";
 
 /// Default of `sessionAffinityConfig.clientIP.timeoutSeconds` in the API server.
 pub const DEFAULT_AFFINITY_SECONDS: i32 = 10_800;
@@ -61,8 +69,10 @@ pub struct Service {
     pub external_ips: Vec<IpAddr>,
     /// Ingress IPs of the load balancer, without those with `ipMode: Proxy`.
     pub load_balancer_ips: Vec<IpAddr>,
-    /// loadBalancerSourceRanges: `None` is no restriction. A range that cannot
-    /// be read is left out, never taken as permission.
+    /// loadBalancerSourceRanges of both families: `None` is no restriction. A
+    /// range that cannot be read is left out, never taken as permission. What is
+    /// in force for an address says
+    /// [`source_ranges_for`](Self::source_ranges_for).
     pub source_ranges: Option<Vec<IpNet>>,
     /// internalTrafficPolicy.
     pub internal_policy: TrafficPolicy,
@@ -70,8 +80,12 @@ pub struct Service {
     pub external_policy: TrafficPolicy,
     /// Session affinity ClientIP with its timeout.
     pub affinity: Option<Duration>,
-    /// healthCheckNodePort.
+    /// healthCheckNodePort: of a load balancer with external policy Local.
     pub health_check_node_port: Option<u16>,
+    /// The scheduler asked for by [`ANNOTATION_SCHEDULER`].
+    pub scheduler: Option<SchedulerKind>,
+    /// The PROXY protocol asked for by [`ANNOTATION_PROXY_PROTOCOL`].
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// The ports.
     pub ports: Vec<ServicePort>,
     /// What was left out.
@@ -109,6 +123,8 @@ impl Service {
             external_policy: TrafficPolicy::Cluster,
             affinity: None,
             health_check_node_port: None,
+            scheduler: None,
+            proxy_protocol: None,
             ports: Vec::new(),
             errors: Vec::new(),
         };
@@ -131,33 +147,10 @@ impl Service {
             return Some(compact);
         }
         compact.read_policies(spec);
+        compact.read_annotations(meta.annotations.as_ref());
         compact.read_external(spec, service.status.as_ref());
         compact.read_ports(spec.ports.as_deref().unwrap_or_default());
         Some(compact)
-    }
-
-    /// Can traffic from outside the cluster reach this port over this family?
-    pub fn externally_accessible(&self, port: &ServicePort, family: Family) -> bool {
-        port.node_port.is_some()
-            || self
-                .load_balancer_ips
-                .iter()
-                .any(|&ip| Family::of(ip) == family)
-            || self.external_ips.iter().any(|&ip| Family::of(ip) == family)
-    }
-
-    /// The cluster addresses, one for each cluster IP and port.
-    pub fn cluster_addresses(&self) -> impl Iterator<Item = (VirtualAddress, &ServicePort)> {
-        self.ports.iter().flat_map(move |port| {
-            self.cluster_ips.iter().map(move |&ip| {
-                let address = VirtualAddress {
-                    ip,
-                    port: port.port,
-                    protocol: port.name.protocol,
-                };
-                (address, port)
-            })
-        })
     }
 
     fn error(&mut self, field: impl Into<String>, reason: Reason) {
@@ -259,9 +252,34 @@ impl Service {
         Duration::from_secs(seconds.unsigned_abs().into())
     }
 
+    fn read_annotations(&mut self, annotations: Option<&BTreeMap<String, String>>) {
+        let text = |key| annotations.and_then(|a| a.get(key)).map(|text| text.trim());
+        if let Some(text) = text(ANNOTATION_SCHEDULER) {
+            self.scheduler = text.parse().ok();
+            if self.scheduler.is_none() {
+                let expected = "rr, wrr, lc, wlc, sed, nq, sh, dh, mh; the default is used";
+                self.unknown_annotation(ANNOTATION_SCHEDULER, text, expected);
+            }
+        }
+        if let Some(text) = text(ANNOTATION_PROXY_PROTOCOL) {
+            let all = [ProxyProtocol::V1, ProxyProtocol::V2];
+            self.proxy_protocol = all.into_iter().find(|version| version.as_str() == text);
+            if self.proxy_protocol.is_none() {
+                let expected = "v1, v2; no header is sent";
+                self.unknown_annotation(ANNOTATION_PROXY_PROTOCOL, text, expected);
+            }
+        }
+    }
+
+    fn unknown_annotation(&mut self, key: &str, text: &str, expected: &'static str) {
+        let value = text.to_owned();
+        let reason = Reason::Unknown { value, expected };
+        self.error(format!("metadata.annotations[{key}]"), reason);
+    }
+
     fn read_external(&mut self, spec: &api::ServiceSpec, status: Option<&api::ServiceStatus>) {
         for (i, text) in spec.external_ips.iter().flatten().enumerate() {
-            if let Some(ip) = self.address(&format!("spec.externalIPs[{i}]"), text) {
+            if let Some(ip) = self.external_address(&format!("spec.externalIPs[{i}]"), text) {
                 self.external_ips.push(ip);
             }
         }
@@ -272,7 +290,8 @@ impl Service {
             if text.is_empty() || entry.ip_mode.as_deref().is_some_and(|m| m != "VIP") {
                 continue;
             }
-            if let Some(ip) = self.address(&format!("status.loadBalancer.ingress[{i}].ip"), text) {
+            let field = format!("status.loadBalancer.ingress[{i}].ip");
+            if let Some(ip) = self.external_address(&field, text) {
                 self.load_balancer_ips.push(ip);
             }
         }
@@ -290,7 +309,12 @@ impl Service {
             }
             self.source_ranges = Some(nets);
         }
-        if let Some(port) = spec.health_check_node_port.filter(|&p| p != 0) {
+        let is_checked = spec.type_.as_deref() == Some("LoadBalancer")
+            && self.external_policy == TrafficPolicy::Local;
+        if let Some(port) = spec
+            .health_check_node_port
+            .filter(|&p| p != 0 && is_checked)
+        {
             self.health_check_node_port = self.port("spec.healthCheckNodePort", port);
         }
     }
@@ -330,7 +354,16 @@ impl Service {
             }
             taken.insert((number, protocol), name.clone());
             let node_port = port.node_port.filter(|&p| p != 0);
-            let node_port = node_port.and_then(|p| self.port(&field("nodePort"), p));
+            let mut node_port = node_port.and_then(|p| self.port(&field("nodePort"), p));
+            let is_taken =
+                |p: &ServicePort| p.node_port == node_port && p.name.protocol == protocol;
+            if let Some(number) = node_port
+                && self.ports.iter().any(is_taken)
+            {
+                let what = format!("{protocol} {number}");
+                self.error(field("nodePort"), Reason::Duplicate(what));
+                node_port = None;
+            }
             self.ports.push(ServicePort {
                 name,
                 position: u32::try_from(i).unwrap_or(u32::MAX),
@@ -362,6 +395,23 @@ impl Service {
         };
         if !can_be_virtual(ip) {
             self.error(field, Reason::NotUnicast(ip));
+            return None;
+        }
+        Some(ip)
+    }
+
+    /// An address beside the cluster IP. Of a family that the Service has no
+    /// cluster IP of, it is not served (kube-proxy keeps a Service from the
+    /// proxier of such a family).
+    fn external_address(&mut self, field: &str, text: &str) -> Option<IpAddr> {
+        let ip = self.address(field, text)?;
+        let is_of_family = |other: &IpAddr| Family::of(*other) == Family::of(ip);
+        if let Some(first) = self.cluster_ips.first()
+            && !self.cluster_ips.iter().any(is_of_family)
+        {
+            let expected = Family::of(*first).as_str();
+            let address = ip;
+            self.error(field, Reason::WrongFamily { address, expected });
             return None;
         }
         Some(ip)

@@ -25,7 +25,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::Batch;
-use scan::Scanner;
+use scan::{Clock, Scanner};
 use watch::Watch;
 
 pub mod parse;
@@ -43,6 +43,11 @@ pub const SETTLE: Duration = Duration::from_millis(150);
 
 /// Least time between two looks, so that a storm of changes costs little.
 pub const LOOK_GAP: Duration = Duration::from_millis(50);
+
+/// Rest after a look in which nothing was new, in times of what it took: looking
+/// at tens of thousands of files costs at most a tenth of a CPU. inotify still
+/// wakes us at once.
+const LOOK_SHARE: u32 = 9;
 
 /// Sends what stands under `path`, and what changes there, until `shutdown`
 /// completes or the receiver is dropped.
@@ -62,16 +67,18 @@ pub async fn run(
     let mut scanner = Scanner::new(path);
     loop {
         let look = spawn_blocking(move || {
-            // Before the look: what changes after it wakes us.
-            watch.aim();
-            let look = scanner.look();
-            (watch, scanner, look)
+            let start = Clock::read();
+            let look = scanner.look(start);
+            let took = start.now.elapsed();
+            // After the look, whose reading would be told as well. What changed
+            // in between another look finds.
+            let again = watch.aim();
+            (watch, scanner, look, took, again)
         });
-        let look = match look.await {
-            Ok(returned) => {
-                let look;
-                (watch, scanner, look) = returned;
-                look
+        let (look, took, again) = match look.await {
+            Ok((returned_watch, returned_scanner, look, took, again)) => {
+                (watch, scanner) = (returned_watch, returned_scanner);
+                (look, took, again)
             }
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => resume_unwind(panic),
@@ -82,13 +89,18 @@ pub async fn run(
         for report in &look.reports {
             report.log();
         }
+        let idle = look.batch.is_none();
         if let Some(batch) = look.batch {
             tokio::select! {
                 () = &mut shutdown => return,
                 sent = sender.send(batch) => if sent.is_err() { return },
             }
         }
-        let rest = if look.unsettled { SETTLE } else { LOOK_PERIOD };
+        let rest = match (look.unsettled || again, idle) {
+            (true, _) => SETTLE,
+            (false, true) => LOOK_PERIOD.max(took * LOOK_SHARE),
+            (false, false) => LOOK_PERIOD,
+        };
         let pause = async {
             sleep(LOOK_GAP).await;
             tokio::select! {

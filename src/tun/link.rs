@@ -27,8 +27,10 @@ mod routes;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use ipnet::IpNet;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use super::error::TunError;
@@ -56,6 +58,11 @@ pub const DEFAULT_ADDRESS_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 0x54, 0x4e);
 /// once for this program. A link-local one would make the kernel send router
 /// solicitations, and a client that prints its address would have to add a scope.
 pub const DEFAULT_ADDRESS_V6: Ipv6Addr = Ipv6Addr::new(0xfdaf, 0xdf1a, 0xd6a2, 0, 0, 0, 0, 1);
+
+/// How often, and for how long, to look whether an address is in use: it takes
+/// well under a millisecond on an idle machine.
+const ADDRESS_POLL: Duration = Duration::from_millis(1);
+const ADDRESS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the device shall be like.
 #[derive(Debug, Clone)]
@@ -161,6 +168,7 @@ impl Link {
             .set_up(index)
             .await
             .map_err(|source| link.error("bringing it up".to_owned(), source))?;
+        link.await_addresses().await?;
         for &route in &service_routes {
             link.add_checked_route(route).await?;
         }
@@ -325,6 +333,31 @@ impl Link {
                     return Err(self.error(format!("adding the address {address}"), source));
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Waits until the kernel takes packets for our addresses. For IPv6 a work
+    /// queue sees to that, some time after the device is up
+    /// (addrconf_dad_work, net/ipv6/addrconf.c); a reply written before would be
+    /// lost. No event tells of it: the address is announced before its local
+    /// route is in.
+    async fn await_addresses(&self) -> Result<(), TunError> {
+        for &address in &self.addresses {
+            if self.leaves_out(address) {
+                continue;
+            }
+            let local = async {
+                loop {
+                    match self.netlink.lookup(address).await {
+                        Ok(route) if route.is_local() => return,
+                        Ok(_) | Err(_) => sleep(ADDRESS_POLL).await,
+                    }
+                }
+            };
+            timeout(ADDRESS_PATIENCE, local).await.map_err(|elapsed| {
+                self.error(format!("waiting for the address {address}"), elapsed.into())
+            })?;
         }
         Ok(())
     }

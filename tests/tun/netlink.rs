@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use kube_tun_proxy::tun::{Queues, open_queues};
-use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressScope};
+use rtnetlink::packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressScope,
+};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use rtnetlink::packet_route::rule::RuleAction;
@@ -36,12 +38,10 @@ pub(crate) fn other_device(name: &str) -> Queues {
 pub(crate) fn add_address(device: u32, address: &str) {
     let net: IpNet = address.parse().unwrap();
     with(async |handle| {
-        handle
-            .address()
-            .add(device, net.addr(), net.prefix_len())
-            .execute()
-            .await
-            .unwrap();
+        let mut request = handle.address().add(device, net.addr(), net.prefix_len());
+        // Usable at once, without duplicate address detection.
+        request.message_mut().header.flags = AddressHeaderFlags::Nodad;
+        request.execute().await.unwrap();
     });
 }
 

@@ -31,21 +31,21 @@ fn json(body: &[u8]) -> Value {
 async fn ready_only_when_nothing_blocks() {
     let readiness = Readiness::new();
     let health = both(&readiness);
-    let device = readiness.block("the TUN device");
-    let state = readiness.block("the first full state");
+    let starting = readiness.block("starting");
+    let state = readiness.block("waiting for the first full state");
 
     let (parts, body) = ask(&health, "/readyz").await;
     assert_eq!(parts.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(
         body,
-        "not ready, waiting for: the TUN device, the first full state\n"
+        "not ready: starting, waiting for the first full state\n"
     );
     // Whether it works is another question.
     assert_eq!(ask(&health, "/healthz").await.0.status, StatusCode::OK);
 
-    drop(device);
+    drop(starting);
     let (_, body) = ask(&health, "/readyz").await;
-    assert_eq!(body, "not ready, waiting for: the first full state\n");
+    assert_eq!(body, "not ready: waiting for the first full state\n");
 
     drop(state);
     let (parts, body) = ask(&health, "/readyz").await;

@@ -1,7 +1,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
-use crate::admin::api::RealServer;
+use crate::admin::api::{Outcome, Protocol, RealServer};
 use crate::admin::client::{AskError, ask};
 
 struct Fixed;
@@ -33,6 +33,7 @@ impl View for Fixed {
             protocol: "UDP".to_owned(),
             state: "UDP".to_owned(),
             expires_seconds: Some(299),
+            age_seconds: 12,
             client: "[fd00::9]:4000".parse().unwrap(),
             virtual_address: "[fd00:10::a]:53".parse().unwrap(),
             real_server: Some("[fd01::5]:53".parse().unwrap()),
@@ -41,6 +42,24 @@ impl View for Fixed {
             bytes_to_client: 65_507,
             service: "kube-system/kube-dns:dns".to_owned(),
         }]
+    }
+
+    fn explain(&self, question: &Question) -> Explanation {
+        Explanation {
+            address: question.address,
+            protocol: question.protocol,
+            client: question.from.unwrap_or_else(|| [10, 1, 15, 7].into()),
+            client_is: "node".to_owned(),
+            outcome: Outcome {
+                verdict: "reject".to_owned(),
+                reason: Some("unknown_port".to_owned()),
+                words: "refused".to_owned(),
+                affinity: None,
+                next: None,
+            },
+            virtual_server: None,
+            others: vec!["TCP 10.0.0.3:443".to_owned()],
+        }
     }
 }
 
@@ -60,6 +79,25 @@ async fn what_is_told_arrives_whole() {
     assert_eq!(services.virtual_servers, Fixed.services());
     let flows: Flows = ask(&path, FLOWS).await.unwrap();
     assert_eq!(flows.flows, Fixed.flows().await);
+    for (address, protocol, from) in [
+        ("10.0.0.3:80", Protocol::Tcp, None),
+        (
+            "[fd00:10::3]:53",
+            Protocol::Udp,
+            Some("fd00::9".parse().unwrap()),
+        ),
+    ] {
+        let address = address.parse().unwrap();
+        let question = Question {
+            address,
+            protocol,
+            from,
+        };
+        let explanation: Explanation = ask(&path, &question.path()).await.unwrap();
+        assert_eq!(explanation, Fixed.explain(&question));
+    }
+    let error = ask::<Explanation>(&path, EXPLAIN).await.unwrap_err();
+    assert!(matches!(error, AskError::Status { status, .. } if status == 400));
     let error = ask::<Flows>(&path, "/v1/nothing").await.unwrap_err();
     assert!(matches!(error, AskError::Status { status, .. } if status == 404));
     let error = ask::<Flows>(&path, SERVICES).await.unwrap_err();

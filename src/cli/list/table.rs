@@ -211,6 +211,7 @@ TCP  10.0.23.176:80 rr persistent 10800
             protocol: protocol.to_owned(),
             state: state.to_owned(),
             expires_seconds: expires,
+            age_seconds: 0,
             client: client.parse().unwrap(),
             virtual_address: to.parse().unwrap(),
             real_server: None,

@@ -1,12 +1,13 @@
 //! From a frame of the queue to the flow it belongs to.
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 
 use super::Worker;
 use crate::dataplane::flow_table::FlowKey;
 use crate::dataplane::shared::Message;
 use crate::dataplane::stats::add;
-use crate::ipvs::{DropReason, EchoVerdict, RejectReason};
+use crate::ipvs::{DropReason, EchoVerdict, RejectReason, Verdict, VirtualAddress};
 use crate::packet::{
     FragmentOutcome, IPV6_MINIMUM_MTU, IpPacket, OriginatedError, TcpSegment, UdpDatagram,
     Unreachable, echo_reply, fragment_v6, protocol, tcp_reset, transport_checksum_ok, unreachable,
@@ -172,9 +173,18 @@ impl Worker {
         self.scratch = reply;
     }
 
+    /// What becomes of a new flow. Whether the client is this node is looked up
+    /// only where the table asks.
+    pub(super) fn verdict(&mut self, address: VirtualAddress, client: SocketAddr) -> Verdict {
+        let (local, now) = (&mut self.local, self.now);
+        let is_node = || local.contains(client.ip(), now);
+        self.shared.table.verdict(address, client.ip(), is_node)
+    }
+
     /// Whether a client may use the proxy at all.
     pub(super) fn is_served(&mut self, client: SocketAddr) -> bool {
-        self.shared.config.pod_traffic || self.local.contains(client.ip(), self.now)
+        self.shared.pod_traffic.load(Ordering::Relaxed)
+            || self.local.contains(client.ip(), self.now)
     }
 
     /// True when another worker has the flow and was given the packet.

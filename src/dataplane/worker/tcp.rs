@@ -11,10 +11,12 @@ use mio::{Interest, Token};
 
 use super::receive::Arrival;
 use super::{Dial, Kind, Worker};
+use crate::dataplane::ending::Ending;
 use crate::dataplane::flow_table::{FlowId, FlowKey, Found};
+use crate::dataplane::preface::proxy_header;
 use crate::dataplane::server_socket::KernelSocket;
 use crate::dataplane::stats::add;
-use crate::dataplane::tcp_flow::{Ending, Progress, TcpFlow};
+use crate::dataplane::tcp_flow::{Progress, TcpFlow};
 use crate::ipvs::{
     Connection, DropReason, EchoVerdict, Protocol, RejectReason, Verdict, VirtualAddress,
 };
@@ -57,9 +59,7 @@ impl Worker {
     fn repeats(&mut self, id: FlowId, sequence: u32) -> bool {
         match self.flows.get_mut(id).map(|flow| &flow.kind) {
             Some(Kind::Dialing(dial)) => dial.sequence == sequence,
-            Some(Kind::Tcp(tcp)) => {
-                tcp.endpoint().initial_sequence() == sequence && !tcp.is_closing()
-            }
+            Some(Kind::Tcp(tcp)) => tcp.endpoint().initial_sequence() == sequence,
             Some(Kind::Udp(_)) | None => false,
         }
     }
@@ -106,7 +106,8 @@ impl Worker {
             port: key.virtual_server.port(),
             protocol: Protocol::Tcp,
         };
-        let server = match self.shared.table.verdict(address) {
+        let verdict = self.verdict(address, key.client);
+        let server = match verdict {
             Verdict::Forward(server) => server,
             refusal @ (Verdict::Reject(_) | Verdict::Drop(_)) => {
                 return self.refuse_syn(packet, &refusal);
@@ -124,6 +125,7 @@ impl Worker {
         let dial = Dial {
             syn: packet.bytes.into(),
             sequence: segment.seq,
+            max_segment_size: segment.max_segment_size(),
             socket: None,
             deadline: self.now,
             tried: Vec::new(),
@@ -197,7 +199,7 @@ impl Worker {
     }
 
     fn watch(&mut self, id: FlowId, socket: KernelSocket) -> io::Result<KernelSocket> {
-        let interest = Interest::READABLE | Interest::WRITABLE;
+        let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
         let fd = socket.as_raw_fd();
         self.poll
             .registry()
@@ -320,8 +322,20 @@ impl Worker {
             connection.established();
             flow.server.connected(flow.key.client.ip(), connection, now);
         }
-        let endpoint = self.pool.take(rings);
-        flow.held = endpoint.touched().total();
+        let before = self.rings.touched();
+        let endpoint = self.stack.endpoint(
+            &self.rings,
+            rings,
+            dial.max_segment_size,
+            flow.key.client.is_ipv4(),
+            now,
+        );
+        // Memory that moves from the pool to the flow stays accounted.
+        flow.held = before - self.rings.touched();
+        let endpoint = match endpoint {
+            Ok(endpoint) => endpoint,
+            Err(error) => return self.no_rings(id, &error),
+        };
         let opened = TcpFlow::open(
             endpoint,
             socket,
@@ -333,11 +347,34 @@ impl Worker {
             &mut self.sink,
         );
         match opened {
-            Ok(tcp) => {
+            Ok(mut tcp) => {
+                let version = flow.server.proxy_protocol;
+                let header = version.and_then(|version| {
+                    proxy_header(version, flow.key.client, flow.key.virtual_server)
+                });
+                if let Some(header) = header {
+                    tcp.set_preface(header);
+                }
                 flow.kind = Kind::Tcp(Box::new(tcp));
                 self.mark(id);
             }
             Err(fault) => self.fault(id, &fault),
+        }
+    }
+
+    /// The kernel gives no address space: the client is refused.
+    fn no_rings(&mut self, id: FlowId, error: &io::Error) {
+        let Some(flow) = self.flows.get_mut(id) else {
+            return;
+        };
+        tracing::debug!(client = %flow.key.client, %error, "no rings for a connection");
+        let Kind::Dialing(dial) = &mut flow.kind else {
+            return;
+        };
+        let syn = std::mem::take(&mut dial.syn);
+        self.finish(id, Ending::Fault);
+        if let Ok(packet) = IpPacket::parse(&syn) {
+            self.refuse_syn(&packet, &Verdict::Reject(RejectReason::MemoryLimit));
         }
     }
 
@@ -398,7 +435,7 @@ impl Worker {
             Ok(progress) => progress,
             Err(fault) => return self.fault(id, &fault),
         };
-        let held = tcp.endpoint().touched().total();
+        let held = tcp.touched();
         self.shared.account(flow.held, held);
         flow.held = held;
         if flow.half_open && tcp.is_established() {

@@ -9,9 +9,9 @@ use mio::{Interest, Token};
 
 use super::receive::Arrival;
 use super::{Kind, Worker};
+use crate::dataplane::ending::Ending;
 use crate::dataplane::flow_table::{FlowId, FlowKey, Found};
 use crate::dataplane::stats::add;
-use crate::dataplane::tcp_flow::Ending;
 use crate::dataplane::udp_flow::{UdpFlow, is_icmp};
 use crate::ipvs::{
     Connection, DropReason, EchoVerdict, Protocol, RejectReason, Verdict, VirtualAddress,
@@ -66,7 +66,8 @@ impl Worker {
             port: key.virtual_server.port(),
             protocol: Protocol::Udp,
         };
-        let server = match self.shared.table.verdict(address) {
+        let verdict = self.verdict(address, key.client);
+        let server = match verdict {
             Verdict::Forward(server) => server,
             refusal @ (Verdict::Reject(_) | Verdict::Drop(_)) => {
                 self.refuse_datagram(packet, &refusal);

@@ -4,7 +4,7 @@ use super::{Candidates, Request, Scheduler, Update};
 use crate::ipvs::RealServer;
 
 /// Chooses the one with the least overhead; of equals the first in the list.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct LeastConnection;
 
 impl Scheduler for LeastConnection {

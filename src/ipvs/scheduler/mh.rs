@@ -25,7 +25,7 @@ const WEIGHT_BITS: u32 = 6;
 const KEY_1: [u64; 2] = [2_654_435_761; 2];
 const KEY_2: [u64; 2] = [2_654_446_892; 2];
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Maglev {
     /// Indices into the list, which fit since at most [`PLACES`] have a place;
     /// empty while no real server has weight.

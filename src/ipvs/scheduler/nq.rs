@@ -4,7 +4,7 @@ use super::{Candidates, Request, Scheduler, Update, sed::delay, wlc::least_for_w
 
 /// Chooses the first in the list without an active connection; if all have some,
 /// as shortest expected delay does.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct NeverQueue;
 
 impl Scheduler for NeverQueue {

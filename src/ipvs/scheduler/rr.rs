@@ -9,7 +9,7 @@
 
 use super::{Candidates, Request, Scheduler, Update};
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct RoundRobin {
     /// Index of the last choice; none for the head of the list, which stands
     /// before the first.

@@ -5,7 +5,7 @@ use crate::ipvs::RealServer;
 
 /// Chooses the one with the least `(active + 1) / weight`; of equals the first in
 /// the list.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct ShortestExpectedDelay;
 
 impl Scheduler for ShortestExpectedDelay {

@@ -15,7 +15,7 @@ use super::{Candidates, Request, Scheduler, Update};
 /// `IP_VS_SH_TAB_SIZE`.
 const BUCKETS: usize = 256;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct SourceHash {
     /// Indices into the list; empty while the list is.
     buckets: Vec<usize>,

@@ -39,7 +39,7 @@ pub(super) struct Bench {
 impl Bench {
     pub(super) fn new(kind: SchedulerKind, servers: &[(char, u32)]) -> Self {
         let mut bench = Self {
-            scheduler: kind.build(),
+            scheduler: build(kind),
             servers: Vec::new(),
             client: "10.1.15.7:40000".parse().unwrap(),
             virtual_ip: "10.0.0.3".parse().unwrap(),

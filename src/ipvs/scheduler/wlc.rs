@@ -5,7 +5,7 @@ use crate::ipvs::RealServer;
 
 /// Chooses the one with the least overhead for its weight; of equals the first in
 /// the list.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct WeightedLeastConnection;
 
 impl Scheduler for WeightedLeastConnection {

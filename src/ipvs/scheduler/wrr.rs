@@ -10,7 +10,7 @@
 
 use super::{Candidates, Request, Scheduler, Update, hash::gcd};
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct WeightedRoundRobin {
     /// Index of the last choice; none for the head of the list.
     last: Option<usize>,

@@ -1,17 +1,20 @@
 //! Any order of changes and flows against a model of a few lines.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use proptest::prelude::*;
 
-use super::tests::{endpoints, forward, host, spec, table};
+use super::tests::{endpoints, host, spec, table};
 use super::*;
 use crate::ipvs::Connection;
 use crate::service::WhenEmpty;
 
 /// Two virtual IPs with two ports each.
 const ADDRESSES: usize = 4;
+
+const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 2));
 
 fn address(n: usize) -> VirtualAddress {
     VirtualAddress {
@@ -23,11 +26,18 @@ fn address(n: usize) -> VirtualAddress {
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// Endpoints that take new flows, and more that only serve.
-    Upsert(usize, BTreeSet<u8>, BTreeSet<u8>, bool),
+    /// Endpoints that take new flows, more that only serve, and those for clients
+    /// outside if they get others; the last word is what an empty list means.
+    Upsert(
+        usize,
+        BTreeSet<u8>,
+        BTreeSet<u8>,
+        Option<BTreeSet<u8>>,
+        bool,
+    ),
     Remove(usize),
-    /// A flow begins, if the verdict allows it.
-    Open(usize),
+    /// A flow begins, from this node or from outside, if the verdict allows it.
+    Open(usize, bool),
     /// The oldest flow ends.
     Close,
 }
@@ -35,10 +45,10 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let hosts = || prop::collection::btree_set(1..6_u8, 0..4);
     prop_oneof![
-        3 => (0..ADDRESSES, hosts(), hosts(), any::<bool>())
-            .prop_map(|(n, new, only, drop)| Step::Upsert(n, new, only, drop)),
+        3 => (0..ADDRESSES, hosts(), hosts(), prop::option::of(hosts()), any::<bool>())
+            .prop_map(|(n, new, only, outside, drop)| Step::Upsert(n, new, only, outside, drop)),
         1 => (0..ADDRESSES).prop_map(Step::Remove),
-        4 => (0..ADDRESSES).prop_map(Step::Open),
+        4 => (0..ADDRESSES, any::<bool>()).prop_map(|(n, node)| Step::Open(n, node)),
         1 => Just(Step::Close),
     ]
 }
@@ -47,6 +57,7 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Debug)]
 struct Server {
     usable: BTreeSet<u8>,
+    outside: Option<BTreeSet<u8>>,
     drops: bool,
     /// Tells it from one that had the address before.
     life: usize,
@@ -67,8 +78,25 @@ struct Model {
     lives: usize,
 }
 
+impl Server {
+    /// Those that a client gets.
+    fn list(&self, is_node: bool) -> &BTreeSet<u8> {
+        match &self.outside {
+            Some(outside) if !is_node => outside,
+            Some(_) | None => &self.usable,
+        }
+    }
+}
+
 impl Model {
-    fn upsert(&mut self, n: usize, usable: &BTreeSet<u8>, serving: &BTreeSet<u8>, drops: bool) {
+    fn upsert(
+        &mut self,
+        n: usize,
+        usable: &BTreeSet<u8>,
+        outside: Option<BTreeSet<u8>>,
+        serving: &BTreeSet<u8>,
+        drops: bool,
+    ) {
         self.lives += 1;
         let life = self
             .servers
@@ -79,6 +107,7 @@ impl Model {
             n,
             Server {
                 usable,
+                outside,
                 drops,
                 life,
             },
@@ -98,9 +127,9 @@ impl Model {
         }
     }
 
-    fn verdict(&self, n: usize) -> &'static str {
+    fn verdict(&self, n: usize, is_node: bool) -> &'static str {
         match self.servers.get(&n) {
-            Some(server) if !server.usable.is_empty() => "forward",
+            Some(server) if !server.list(is_node).is_empty() => "forward",
             Some(server) if server.drops => "no_local_endpoint",
             Some(_) => "no_endpoints",
             None if self.servers.contains_key(&(n ^ 1)) => "unknown_port",
@@ -117,7 +146,11 @@ impl Model {
                     flow.life == server.life && host(flow.connection.real_server()) == listed
                 });
                 let (weight, flows) = (
-                    u32::from(server.usable.contains(&listed)),
+                    u32::from(
+                        [true, false]
+                            .iter()
+                            .any(|n| server.list(*n).contains(&listed)),
+                    ),
                     u32::try_from(flows.count()).unwrap_or(u32::MAX),
                 );
                 (weight > 0 || flows > 0).then_some((listed, weight, flows))
@@ -142,28 +175,35 @@ proptest! {
         let now = Instant::now();
         for step in steps {
             match step {
-                Step::Upsert(n, new, only, drops) => {
-                    let serving: BTreeSet<_> = new.union(&only).copied().collect();
+                Step::Upsert(n, new, only, outside, drops) => {
+                    let listed = |hosts: &BTreeSet<u8>| endpoints(&hosts.iter().copied().collect::<Vec<_>>());
+                    let mut serving: BTreeSet<_> = new.union(&only).copied().collect();
+                    serving.extend(outside.iter().flatten());
                     let hosts: Vec<_> = new.iter().copied().collect();
                     let mut spec = spec(address(n), &hosts);
-                    spec.serving = endpoints(&serving.iter().copied().collect::<Vec<_>>());
+                    spec.external = outside.as_ref().map(listed);
+                    spec.serving = listed(&serving);
                     spec.when_empty = if drops { WhenEmpty::Drop } else { WhenEmpty::Reject };
+                    spec.external_when_empty = spec.when_empty;
                     table.apply(&Change::Upsert(spec));
-                    model.upsert(n, &new, &serving, drops);
+                    model.upsert(n, &new, outside, &serving, drops);
                 }
                 Step::Remove(n) => {
                     table.apply(&Change::Remove(address(n)));
                     model.remove(n);
                 }
-                Step::Open(n) => {
-                    if model.verdict(n) == "forward" {
+                Step::Open(n, is_node) => {
+                    if model.verdict(n, is_node) == "forward" {
                         let client = ([10, 1, 15, 1], 40_000).into();
-                        let picked = forward(&table, address(n)).schedule(client, now, &[]);
+                        let picked = match table.verdict(address(n), CLIENT, || is_node) {
+                            Verdict::Forward(server) => server.schedule(client, now, &[]),
+                            Verdict::Reject(_) | Verdict::Drop(_) => None,
+                        };
                         let Some(picked) = picked else {
                             return Err(TestCaseError::fail("nobody was chosen"));
                         };
                         let server = &model.servers[&n];
-                        prop_assert!(server.usable.contains(&host(&picked)));
+                        prop_assert!(server.list(is_node).contains(&host(&picked)));
                         model.flows.push(Flow {
                             at: n,
                             life: server.life,
@@ -177,8 +217,11 @@ proptest! {
             }
             let mut expected = Vec::new();
             for n in 0..ADDRESSES {
-                prop_assert_eq!(word(&table.verdict(address(n))), model.verdict(n), "{}", n);
-                let known = model.verdict(n) != "unknown_address";
+                for is_node in [true, false] {
+                    let verdict = table.verdict(address(n), CLIENT, || is_node);
+                    prop_assert_eq!(word(&verdict), model.verdict(n, is_node), "{}", n);
+                }
+                let known = model.verdict(n, true) != "unknown_address";
                 prop_assert_eq!(table.echo(address(n).ip) == EchoVerdict::Answer, known);
                 if model.servers.contains_key(&n) {
                     expected.push((address(n), model.listed(n)));

@@ -39,12 +39,9 @@ pub(super) fn endpoints(hosts: &[u8]) -> Vec<SocketAddr> {
 
 pub(super) fn spec(address: VirtualAddress, hosts: &[u8]) -> VirtualServerSpec {
     VirtualServerSpec {
-        address,
-        service: named("web", "https"),
         real_servers: endpoints(hosts),
         serving: endpoints(hosts),
-        when_empty: WhenEmpty::Reject,
-        persistence: None,
+        ..VirtualServerSpec::new(address, named("web", "https"))
     }
 }
 
@@ -72,15 +69,20 @@ pub(super) fn serving(hosts: &[u8]) -> Table {
     table
 }
 
+/// For a client from outside.
+pub(super) fn verdict(table: &Table, address: VirtualAddress) -> Verdict {
+    table.verdict(address, [203, 0, 113, 2].into(), || false)
+}
+
 #[track_caller]
 pub(super) fn forward(table: &Table, address: VirtualAddress) -> Arc<VirtualServer> {
-    match table.verdict(address) {
+    match verdict(table, address) {
         Verdict::Forward(server) => server,
         refused @ (Verdict::Reject(_) | Verdict::Drop(_)) => panic!("{address}: {refused:?}"),
     }
 }
 
-fn word(verdict: &Verdict) -> &'static str {
+pub(super) fn word(verdict: &Verdict) -> &'static str {
     match verdict {
         Verdict::Forward(_) => "forward",
         Verdict::Reject(reason) => reason.as_str(),
@@ -90,7 +92,7 @@ fn word(verdict: &Verdict) -> &'static str {
 
 #[track_caller]
 fn assert_verdict(table: &Table, address: VirtualAddress, expected: &str) {
-    assert_eq!(word(&table.verdict(address)), expected, "{address}");
+    assert_eq!(word(&verdict(table, address)), expected, "{address}");
 }
 
 pub(super) fn host(server: &RealServer) -> u8 {
@@ -441,3 +443,8 @@ fn the_snapshot_is_sorted() {
     );
     assert_eq!(listed(&table, tcp(VIP)), [(5, 1, 0, 0), (12, 1, 0, 0)]);
 }
+
+mod exposures;
+mod packet_flows;
+mod policies;
+mod services;

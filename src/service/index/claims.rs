@@ -1,15 +1,17 @@
 //! Who has a virtual address when several Services ask for it.
 //!
-//! The oldest by creationTimestamp, then the first by name; one without a
-//! timestamp counts as younger than any. The others are told once, and the next
-//! in order takes over when the owner goes.
+//! A cluster IP before a load balancer IP before an external IP, so that nobody
+//! takes over the traffic of another Service by claiming its cluster IP
+//! (CVE-2020-8554). Then the oldest by creationTimestamp, then the first by name;
+//! one without a timestamp counts as younger than any. The others are told once,
+//! and the next in order takes over when the owner goes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::service::object::{NamespacedName, ObjectError, Reason};
 use crate::service::service_port::{Service, ServicePort};
-use crate::service::{ServicePortName, VirtualAddress};
+use crate::service::{Exposure, ServicePortName, VirtualAddress};
 
 /// Claims on all addresses.
 #[derive(Debug, Default)]
@@ -21,6 +23,7 @@ pub(super) struct Claims {
 #[derive(Debug)]
 struct Claim {
     service: NamespacedName,
+    exposure: Exposure,
     created: Option<i64>,
     port: Arc<ServicePortName>,
     position: u32,
@@ -30,8 +33,15 @@ struct Claim {
 
 impl Claims {
     /// Adds the claim of a Service that has none on this address.
-    pub(super) fn add(&mut self, address: VirtualAddress, service: &Service, port: &ServicePort) {
+    pub(super) fn add(
+        &mut self,
+        address: VirtualAddress,
+        exposure: Exposure,
+        service: &Service,
+        port: &ServicePort,
+    ) {
         let claim = Claim {
+            exposure,
             service: service.name.clone(),
             created: service.created,
             port: port.name.clone(),
@@ -53,10 +63,14 @@ impl Claims {
         }
     }
 
-    /// The Service that has the address, and the position of its port.
-    pub(super) fn owner(&self, address: &VirtualAddress) -> Option<(&NamespacedName, u32)> {
+    /// The Service that has the address, the position of its port, and by what
+    /// kind of address it has it.
+    pub(super) fn owner(
+        &self,
+        address: &VirtualAddress,
+    ) -> Option<(&NamespacedName, u32, Exposure)> {
         let first = self.by_address.get(address)?.first()?;
-        Some((&first.service, first.position))
+        Some((&first.service, first.position, first.exposure))
     }
 
     /// The claims on this address that lost and were not told so yet.
@@ -78,7 +92,11 @@ impl Claims {
                 address: *address,
                 owner: owner.port.clone(),
             };
-            let field = format!("spec.ports[{}].port", loser.position);
+            let what = match loser.exposure {
+                Exposure::NodePort => "nodePort",
+                Exposure::ClusterIp | Exposure::LoadBalancerIp | Exposure::ExternalIp => "port",
+            };
+            let field = format!("spec.ports[{}].{what}", loser.position);
             told.push((loser.service.clone(), ObjectError::new(field, reason)));
         }
         told
@@ -91,7 +109,8 @@ impl Claims {
 }
 
 impl Claim {
-    fn rank(&self) -> (bool, Option<i64>, &NamespacedName) {
-        (self.created.is_none(), self.created, &self.service)
+    fn rank(&self) -> (Exposure, bool, Option<i64>, &NamespacedName) {
+        let no_time = self.created.is_none();
+        (self.exposure, no_time, self.created, &self.service)
     }
 }

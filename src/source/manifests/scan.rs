@@ -14,7 +14,7 @@ use foldhash::quality::RandomState;
 use super::SETTLE;
 use super::parse::parse;
 use super::report::Report;
-use super::store::Store;
+use super::store::{Name, Store};
 use crate::source::Batch;
 
 /// A file that never comes to rest is read after this long all the same, but not
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) struct Scanner {
     path: PathBuf,
-    files: BTreeMap<Arc<Path>, Tracked>,
+    files: BTreeMap<Name, Tracked>,
     store: Store,
     hasher: RandomState,
     ignored: BTreeSet<String>,
@@ -88,14 +88,26 @@ impl Print {
     }
 }
 
-/// Whether a file was left alone for [`SETTLE`] by its own account.
-fn is_old(meta: &Metadata) -> bool {
-    let modified = meta.modified().ok();
-    modified.is_some_and(|m| {
-        SystemTime::now()
-            .duration_since(m)
-            .is_ok_and(|age| age >= SETTLE)
-    })
+/// The time of a look: one clock for what was seen, one for what files say.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    pub(super) now: Instant,
+    pub(super) wall: SystemTime,
+}
+
+impl Clock {
+    pub(super) fn read() -> Self {
+        Self {
+            now: Instant::now(),
+            wall: SystemTime::now(),
+        }
+    }
+
+    /// Whether a file was left alone for [`SETTLE`] by its own account.
+    fn is_old(&self, meta: &Metadata) -> bool {
+        let age = meta.modified().map(|m| self.wall.duration_since(m));
+        matches!(age, Ok(Ok(age)) if age >= SETTLE)
+    }
 }
 
 impl Scanner {
@@ -112,9 +124,8 @@ impl Scanner {
     }
 
     /// Looks at every file, and reads those that changed and have settled.
-    pub(super) fn look(&mut self) -> Look {
+    pub(super) fn look(&mut self, clock: Clock) -> Look {
         let mut look = Look::default();
-        let now = Instant::now();
         let listing = match list(&self.path) {
             Ok(listing) => listing,
             Err(error) => {
@@ -130,9 +141,9 @@ impl Scanner {
             }
         };
         self.path_error = None;
-        let mut changed = self.drop_missing(&listing, now, &mut look);
+        let mut changed = self.drop_missing(&listing, clock.now, &mut look);
         for (file, meta) in listing {
-            changed |= self.look_at(file, meta, now, &mut look);
+            changed |= self.look_at(file, meta, clock, &mut look);
         }
         if !self.started && look.unread {
             return look;
@@ -144,6 +155,7 @@ impl Scanner {
                 look.batch = Some(Batch {
                     events,
                     initial_complete: true,
+                    ..Batch::default()
                 });
             }
         }
@@ -178,12 +190,14 @@ impl Scanner {
     /// Looks at one file. The answer is whether what is in force may change.
     fn look_at(
         &mut self,
-        file: Arc<Path>,
+        name: Name,
         meta: io::Result<Metadata>,
-        now: Instant,
+        clock: Clock,
         look: &mut Look,
     ) -> bool {
-        let tracked = self.files.entry(file.clone()).or_insert(Tracked {
+        let now = clock.now;
+        let file = name.0.clone();
+        let tracked = self.files.entry(name.clone()).or_insert(Tracked {
             seen: None,
             since: now,
             restless: None,
@@ -208,7 +222,7 @@ impl Scanner {
             tracked.since = now;
             tracked.restless.get_or_insert(now);
         }
-        let mut settled = is_old(&meta) || now.duration_since(tracked.since) >= SETTLE;
+        let mut settled = clock.is_old(&meta) || now.duration_since(tracked.since) >= SETTLE;
         let impatient = tracked
             .restless
             .is_some_and(|r| now.duration_since(r) >= PATIENCE);
@@ -255,13 +269,13 @@ impl Scanner {
             }
         }
         if parsed.errors.is_empty() {
-            self.store.set(file, parsed.objects);
+            self.store.set(name, parsed.objects);
             return true;
         }
         if !settled {
             return false;
         }
-        let last_good = self.store.set_partial(file, parsed.objects);
+        let last_good = self.store.set_partial(name, parsed.objects);
         let report = |error| Report::Parse { error, last_good };
         look.reports.extend(parsed.errors.into_iter().map(report));
         true
@@ -281,7 +295,7 @@ impl Tracked {
     }
 }
 
-type Listing = BTreeMap<Arc<Path>, io::Result<Metadata>>;
+type Listing = BTreeMap<Name, io::Result<Metadata>>;
 
 /// The files that count, with symbolic links followed: a ConfigMap volume is made
 /// of links through `..data`, which is itself one and hidden.
@@ -291,7 +305,7 @@ fn list(path: &Path) -> io::Result<Listing> {
         return Err(io::Error::other("is neither a file nor a directory"));
     }
     if meta.is_file() {
-        return Ok(BTreeMap::from([(path.into(), Ok(meta))]));
+        return Ok(BTreeMap::from([(Name(path.into()), Ok(meta))]));
     }
     let mut listing = BTreeMap::new();
     for entry in fs::read_dir(path)? {
@@ -304,7 +318,7 @@ fn list(path: &Path) -> io::Result<Listing> {
             // Removed since, or a link to nothing.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             meta => {
-                listing.insert(file.into(), meta);
+                listing.insert(Name(file.into()), meta);
             }
         }
     }

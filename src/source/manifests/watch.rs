@@ -38,11 +38,13 @@ impl Watch {
     }
 
     /// Makes the watches fit what is there now: a directory may have been
-    /// replaced, or a symbolic link on the way re-pointed.
-    pub(super) fn aim(&mut self) {
+    /// replaced, or a symbolic link on the way re-pointed. The answer is whether
+    /// something is watched that was not before.
+    pub(super) fn aim(&mut self) -> bool {
         let Some(watcher) = &mut self.watcher else {
-            return;
+            return false;
         };
+        let mut new = false;
         let wanted = directories(&self.path);
         self.aimed.retain(|path, id| {
             let keep = wanted.get(path) == Some(id);
@@ -59,16 +61,18 @@ impl Watch {
             match watcher.watch(&path, RecursiveMode::NonRecursive) {
                 Ok(()) => {
                     self.aimed.insert(path, id);
+                    new = true;
                 }
                 Err(error) if matches!(error.kind, ErrorKind::MaxFilesWatch) => {
                     give_up(&error);
                     self.watcher = None;
-                    return;
+                    return false;
                 }
                 // Gone again, or not permitted: the periodic look sees as much.
                 Err(error) => tracing::debug!(path = %path.display(), %error, "not watched"),
             }
         }
+        new
     }
 }
 
@@ -102,9 +106,17 @@ fn directories(path: &Path) -> BTreeMap<PathBuf, (u64, u64)> {
     let target = fs::canonicalize(path).ok();
     let mut candidates = vec![path.to_owned(), parent(path)];
     candidates.extend(target.as_deref().map(parent));
-    let with_id = |path: PathBuf| {
-        let meta = fs::metadata(&path).ok().filter(fs::Metadata::is_dir)?;
-        Some((path, (meta.dev(), meta.ino())))
-    };
-    candidates.into_iter().filter_map(with_id).collect()
+    let mut wanted = BTreeMap::new();
+    for path in candidates {
+        let Ok(meta) = fs::metadata(&path) else {
+            continue;
+        };
+        // One watch for each directory, whatever it is called: taking one away
+        // would take the other with it.
+        let id = (meta.dev(), meta.ino());
+        if meta.is_dir() && !wanted.values().any(|other| *other == id) {
+            wanted.insert(path, id);
+        }
+    }
+    wanted
 }

@@ -10,7 +10,7 @@ use crate::dataplane::sink::finish_tcp;
 use crate::dataplane::tcp_flow::{Ending, Progress, TcpFlow, TcpTimeouts};
 use crate::dataplane::testing::deliver;
 use crate::netstack::{
-    EndpointPool, Ingest, Outgoing, RingSize, Sent, Stack, StackConfig, TcpState, Transmit,
+    Ingest, Outgoing, RingPool, RingSize, Sent, Stack, StackConfig, TcpState, Transmit,
 };
 use crate::packet::{IpPacket, TcpFlags, TcpSegment, tcp_ack, tcp_reset, transport_checksum_ok};
 
@@ -72,7 +72,7 @@ impl Transmit for Wire {
 /// A flow and what keeps it going.
 pub(super) struct Proxy {
     pub(super) stack: Stack,
-    pub(super) pool: EndpointPool,
+    pub(super) pool: RingPool,
     pub(super) rings: RingSize,
     pub(super) timeouts: TcpTimeouts,
     /// The connection that the next SYN gets.
@@ -98,7 +98,7 @@ impl Proxy {
         };
         Self {
             stack: Stack::new(stack, now),
-            pool: EndpointPool::new(4),
+            pool: RingPool::new(usize::MAX),
             rings,
             timeouts,
             dialled: None,
@@ -184,9 +184,9 @@ impl Proxy {
             }
             Err(_) => self.fault(),
         }
-        if let Some(flow) = &self.flow {
+        if let Some(flow) = &mut self.flow {
+            assert!(flow.touched() <= self.rings.total());
             let endpoint = flow.endpoint();
-            assert!(endpoint.touched().total() <= self.rings.total());
             assert!(endpoint.receive_queue() <= self.rings.receive);
             assert!(endpoint.send_queue() <= self.rings.send);
         }
@@ -206,9 +206,14 @@ impl Proxy {
         let Some(socket) = self.dialled.take() else {
             return self.refuse(packet);
         };
+        let size = segment.max_segment_size();
+        let endpoint = self
+            .stack
+            .endpoint(&self.pool, self.rings, size, packet.is_ipv4(), now)
+            .unwrap();
         self.flow = Some(
             TcpFlow::open(
-                self.pool.take(self.rings),
+                endpoint,
                 socket,
                 &mut self.stack,
                 packet.bytes,
@@ -258,10 +263,6 @@ impl Proxy {
         self.endings.push(ending);
         if flow.endpoint().state() == TcpState::TimeWait {
             self.time_wait = flow.endpoint().last_sent();
-        }
-        let endpoint = flow.into_endpoint();
-        if ending != Ending::Fault {
-            assert!(self.pool.give(endpoint));
         }
     }
 }

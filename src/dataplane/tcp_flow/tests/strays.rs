@@ -126,6 +126,26 @@ fn data_behind_a_gap_waits_for_it() {
     assert!(hand.server.look().client_finished);
 }
 
+/// The rings give their memory back when little moves; what lies behind a gap stays,
+/// also of a segment that reaches beyond the window.
+#[test]
+fn data_behind_a_gap_outlives_idle_times() {
+    for (from, len) in [(2_000, 1_000), (100_000, 60_000)] {
+        let mut hand = Hand::established(Setup::default());
+        hand.say(hand.data(0, 1_000, 0));
+        hand.say(hand.data(from, len, 0));
+        hand.wait(std::time::Duration::from_secs(20));
+        let mut sent = 1_000;
+        while sent < from {
+            let len = 50_000.min(from - sent);
+            hand.say(hand.data(sent, len as usize, 0));
+            sent += len;
+        }
+        // Each byte is checked as it arrives.
+        assert!(hand.server.look().taken > u64::from(from));
+    }
+}
+
 /// No client sends it, and the real server must not see it.
 #[test]
 fn data_behind_fin_is_not_passed_on() {

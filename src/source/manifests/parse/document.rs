@@ -27,6 +27,9 @@ use crate::service::object::{Node, Object, Origin};
 use crate::service::service_port::Service;
 use crate::source::manifests::report::ParseError;
 
+/// apiVersion of EndpointSlice.
+const DISCOVERY: &str = "discovery.k8s.io/v1";
+
 /// Said of an object that does not say what it is.
 pub(super) const NO_KIND: &str = "apiVersion and kind are missing";
 
@@ -58,13 +61,11 @@ impl Type {
         match (api_version, kind) {
             ("v1", "Service") => Self::One(Element::Service),
             ("v1", "Node") => Self::One(Element::Node),
-            ("discovery.k8s.io/v1", "EndpointSlice") => Self::One(Element::EndpointSlice),
+            (DISCOVERY, "EndpointSlice") => Self::One(Element::EndpointSlice),
             ("v1", "List") => Self::List(None),
             ("v1", "ServiceList") => Self::List(Some(Element::Service)),
             ("v1", "NodeList") => Self::List(Some(Element::Node)),
-            ("discovery.k8s.io/v1", "EndpointSliceList") => {
-                Self::List(Some(Element::EndpointSlice))
-            }
+            (DISCOVERY, "EndpointSliceList") => Self::List(Some(Element::EndpointSlice)),
             _ => Self::Other,
         }
     }
@@ -149,8 +150,14 @@ impl Sink {
         &mut self.parsed.errors
     }
 
-    pub(super) fn ignore(&mut self, api_version: &str, kind: &str) {
+    /// Counts an object of the current document.
+    pub(super) fn count(&mut self) {
         self.item += 1;
+    }
+
+    /// Notes an object that is not ours.
+    pub(super) fn ignore(&mut self, api_version: &str, kind: &str) {
+        self.count();
         let name = format!("{api_version} {kind}");
         self.parsed.ignored.insert(name);
     }
@@ -160,6 +167,7 @@ impl Sink {
     where
         D: Deserializer<'de>,
     {
+        self.count();
         let object = match element {
             Element::Service => {
                 let service = v1::Service::deserialize(object)?;
@@ -178,7 +186,6 @@ impl Sink {
                 Node::from_api(&node).map(|n| Object::Node(Arc::new(n)))
             }
         };
-        self.item += 1;
         let origin = Origin {
             file: self.file.clone(),
             document: self.document,
@@ -247,6 +254,17 @@ impl<'de> Visitor<'de> for ObjectSeed<'_> {
             match key.as_str() {
                 "apiVersion" => api_version = Some(map.next_value()?),
                 "kind" => kind = Some(map.next_value()?),
+                "endpoints" if api_version.as_deref() == Some(DISCOVERY) => {
+                    // The bulk of a slice, which kubectl writes before its kind:
+                    // nothing else of this version has such a field.
+                    let slice = Chained {
+                        before: before.into_iter(),
+                        value: None,
+                        key: Some(key),
+                        map,
+                    };
+                    return sink.read(Element::EndpointSlice, MapAccessDeserializer::new(slice));
+                }
                 "items" => {
                     let mark = sink.mark();
                     let mut pending = Vec::new();
@@ -270,6 +288,7 @@ impl<'de> Visitor<'de> for ObjectSeed<'_> {
         let mut rest = Chained {
             before: before.into_iter(),
             value: None,
+            key: None,
             map,
         };
         match Type::of(api_version, kind) {
@@ -353,6 +372,8 @@ impl<'de> Visitor<'de> for ItemsSeed<'_> {
 struct Chained<A> {
     before: vec::IntoIter<(String, Value)>,
     value: Option<Value>,
+    /// A key whose value is still to be read.
+    key: Option<String>,
     map: A,
 }
 
@@ -363,11 +384,12 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Chained<A> {
     where
         K: DeserializeSeed<'de>,
     {
-        match self.before.next() {
-            Some((key, value)) => {
-                self.value = Some(value);
-                seed.deserialize(key.into_deserializer()).map(Some)
-            }
+        if let Some((key, value)) = self.before.next() {
+            self.value = Some(value);
+            return seed.deserialize(key.into_deserializer()).map(Some);
+        }
+        match self.key.take() {
+            Some(key) => seed.deserialize(key.into_deserializer()).map(Some),
             None => self.map.next_key_seed(seed),
         }
     }

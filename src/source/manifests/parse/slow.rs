@@ -67,6 +67,7 @@ fn walk(value: Value, sink: &mut Sink, prefix: &str, default: Option<Element>) {
         return;
     }
     if !value.is_object() {
+        sink.count();
         sink.error(None, field(prefix, ""), None, "is not an object".to_owned());
         return;
     }
@@ -75,6 +76,7 @@ fn walk(value: Value, sink: &mut Sink, prefix: &str, default: Option<Element>) {
         (Some(api_version), Some(kind), _) => Type::of(api_version, kind),
         (_, _, Some(element)) => Type::One(element),
         _ => {
+            sink.count();
             let object = describe(&value, None);
             sink.error(object, field(prefix, ""), None, NO_KIND.to_owned());
             return;

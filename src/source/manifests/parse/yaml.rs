@@ -70,6 +70,10 @@ pub(super) fn read(text: &str, seed: ObjectSeed<'_>) -> Result<(), Error> {
     })
 }
 
+/// Nodes that aliases of one document may stand for. Manifests use few; the
+/// parser's own limit of a million lets a bomb of a kilobyte cost seconds.
+const MAX_REPLAYED_EVENTS: usize = 100_000;
+
 /// The parser's limits are meant for small configuration; a List of a whole
 /// cluster is large. Those against alias bombs and deep nesting stay.
 pub(super) fn options() -> Options {
@@ -79,6 +83,9 @@ pub(super) fn options() -> Options {
             max_nodes: usize::MAX,
             max_total_scalar_bytes: usize::MAX,
             max_total_comment_bytes: usize::MAX,
+        },
+        alias_limits: serde_saphyr::alias_limits! {
+            max_total_replayed_events: MAX_REPLAYED_EVENTS,
         },
         with_snippet: false,
     }

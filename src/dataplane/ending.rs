@@ -1,16 +1,6 @@
-//! When and how a flow ends.
+//! How flows end, TCP's and UDP's.
 
 use std::time::Duration;
-
-/// Limits on a flow's time.
-#[derive(Clone, Copy, Debug)]
-pub struct TcpTimeouts {
-    /// Ends a flow on which nothing has moved for so long. `None`: never.
-    pub idle: Option<Duration>,
-    /// Ends a flow whose two directions are finished after the client has
-    /// acknowledged nothing more for so long.
-    pub closing: Duration,
-}
 
 /// How a flow ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,4 +58,14 @@ impl Ending {
             Self::Stopped => "stopped",
         }
     }
+}
+
+/// Limits on a flow's time.
+#[derive(Clone, Copy, Debug)]
+pub struct TcpTimeouts {
+    /// Ends a flow on which nothing has moved for so long. `None`: never.
+    pub idle: Option<Duration>,
+    /// Ends a flow whose two directions are finished while the client does not
+    /// acknowledge the end.
+    pub closing: Duration,
 }

@@ -1,0 +1,243 @@
+//! Health check node ports: whether this node has endpoints of a Service, told to load
+//! balancers.
+//!
+//! As kube-proxy's (kubernetes `pkg/proxy/healthcheck/service_health.go`): 200 while the
+//! Service has a ready endpoint on this node and the proxy is healthy, else 503; the
+//! header `X-Load-Balancing-Endpoint-Weight` is the number of such endpoints.
+//!
+//! [`HealthChecks`] owns a task for each port and address. A port that is taken is
+//! reported once and tried again. The tasks end with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::{Ready, ready};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use socket2::{Domain, Socket, Type};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use super::health::Health;
+use crate::service::HealthCheck;
+use crate::service::object::NamespacedName;
+
+/// kube-proxy's header for weighted balancing.
+const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
+
+/// First and longest wait before a port that is taken is tried again.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// Checks that wait to be accepted.
+const BACKLOG: i32 = 128;
+
+/// The health check node ports that are open.
+#[derive(Debug)]
+pub struct HealthChecks {
+    health: Health,
+    addresses: BTreeSet<IpAddr>,
+    services: BTreeMap<NamespacedName, Served>,
+}
+
+/// One Service.
+#[derive(Debug)]
+struct Served {
+    port: u16,
+    answer: Answer,
+    tasks: BTreeMap<IpAddr, Task>,
+}
+
+/// Ends with its handle.
+#[derive(Debug)]
+struct Task(JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What is told of one Service; clones share it.
+#[derive(Clone, Debug)]
+struct Answer {
+    service: NamespacedName,
+    local_endpoints: Arc<AtomicUsize>,
+    health: Health,
+}
+
+impl HealthChecks {
+    /// None yet; they will tell of `health` too.
+    pub fn new(health: Health) -> Self {
+        Self {
+            health,
+            addresses: BTreeSet::new(),
+            services: BTreeMap::new(),
+        }
+    }
+
+    /// Answers for a Service so, on its port and no other. Must be called within a
+    /// tokio runtime.
+    pub fn set(&mut self, check: &HealthCheck) {
+        let known = self.services.get(&check.service);
+        if known.is_none_or(|served| served.port != check.port) {
+            let answer = Answer {
+                service: check.service.clone(),
+                local_endpoints: Arc::default(),
+                health: self.health.clone(),
+            };
+            let served = Served {
+                port: check.port,
+                answer,
+                tasks: BTreeMap::new(),
+            };
+            self.services.insert(check.service.clone(), served);
+        }
+        if let Some(served) = self.services.get_mut(&check.service) {
+            let count = &served.answer.local_endpoints;
+            count.store(check.local_endpoints, Ordering::Relaxed);
+            served.listen(&self.addresses);
+        }
+    }
+
+    /// Answers for a Service no more.
+    pub fn remove(&mut self, service: &NamespacedName) {
+        self.services.remove(service);
+    }
+
+    /// The addresses that node ports are open on have changed. Must be called within
+    /// a tokio runtime.
+    pub fn set_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
+        self.addresses = addresses;
+        for served in self.services.values_mut() {
+            served.listen(&self.addresses);
+        }
+    }
+}
+
+impl Served {
+    fn listen(&mut self, addresses: &BTreeSet<IpAddr>) {
+        self.tasks.retain(|address, _| addresses.contains(address));
+        for &address in addresses {
+            self.tasks.entry(address).or_insert_with(|| {
+                let serving = serve(SocketAddr::new(address, self.port), self.answer.clone());
+                Task(tokio::spawn(serving))
+            });
+        }
+    }
+}
+
+async fn serve(address: SocketAddr, answer: Answer) {
+    let listener = listener(address, &answer.service).await;
+    let router = Router::new().fallback(reply).with_state(answer);
+    // Returns only when its future is dropped.
+    let _ = axum::serve(listener, router).await;
+}
+
+/// Opens the port, however long it is another's.
+async fn listener(address: SocketAddr, service: &NamespacedName) -> TcpListener {
+    let mut wait = None;
+    loop {
+        match bind(address) {
+            Ok(listener) => {
+                if wait.is_some() {
+                    info!(%service, %address, "the health check node port is free now and open");
+                }
+                return listener;
+            }
+            Err(error) => {
+                if wait.is_none() {
+                    warn!(
+                        %service, %address, %error,
+                        mend = format!(
+                            "if another process, kube-proxy perhaps, has the port: \
+                             `ss -ltnp sport = :{}` as root names it", address.port()
+                        ),
+                        "the health check node port cannot be opened and is tried again: load \
+                         balancers take this node for one without endpoints"
+                    );
+                }
+                let now = wait.map_or(RETRY_FIRST, |wait: Duration| (wait * 2).min(RETRY_MAX));
+                sleep(now).await;
+                wait = Some(now);
+            }
+        }
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = Socket::new(Domain::for_address(address), kind, None)?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// kube-proxy's body.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Body<'a> {
+    service: BodyService<'a>,
+    local_endpoints: usize,
+    service_proxy_healthy: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct BodyService<'a> {
+    namespace: &'a str,
+    name: &'a str,
+}
+
+/// Whatever path is asked for, as kube-proxy.
+fn reply(State(answer): State<Answer>) -> Ready<Response> {
+    ready(respond(&answer, Instant::now()))
+}
+
+fn respond(answer: &Answer, now: Instant) -> Response {
+    let local_endpoints = answer.local_endpoints.load(Ordering::Relaxed);
+    let healthy = answer.health.is_healthy(now);
+    let status = if local_endpoints > 0 && healthy {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let headers: [(HeaderName, HeaderValue); 3] = [
+        (
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        ),
+        (
+            header::X_CONTENT_TYPE_OPTIONS,
+            HeaderValue::from_static("nosniff"),
+        ),
+        (WEIGHT, HeaderValue::from(local_endpoints)),
+    ];
+    let body = Body {
+        service: BodyService {
+            namespace: &answer.service.namespace,
+            name: &answer.service.name,
+        },
+        local_endpoints,
+        service_proxy_healthy: healthy,
+    };
+    match serde_json::to_vec(&body) {
+        Ok(body) => (status, headers, body).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

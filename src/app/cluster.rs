@@ -1,0 +1,91 @@
+//! The cluster as the source of objects: who is told what of it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::Uri;
+use tokio::net::lookup_host;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::{Ended, pods};
+use crate::config::Source;
+use crate::dataplane::Dataplane;
+use crate::source::Batch;
+use crate::source::kubernetes::{
+    self, Access, AccessError, Cluster, Connection, ServiceCidrs, Timing,
+};
+
+/// Time to find the API server's address by its name, only to warn of it.
+const LOOKUP: Duration = Duration::from_secs(2);
+
+/// Opens the way to the API server, if that is the source; nothing is sent to it
+/// yet.
+pub(super) async fn connect(source: &Source) -> Result<Option<Connection>, AccessError> {
+    match source {
+        Source::Manifests(_) => Ok(None),
+        Source::Cluster { kubeconfig, master } => {
+            let (kubeconfig, master) = (kubeconfig.clone(), master.clone());
+            let access = Access { kubeconfig, master };
+            Connection::open(access).await.map(Some)
+        }
+    }
+}
+
+/// The addresses of the API server, as far as they can be told.
+pub(super) async fn addresses(server: &Uri) -> Vec<IpAddr> {
+    let Some(host) = server.host() else {
+        return Vec::new();
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if let Ok(address) = host.parse() {
+        return vec![address];
+    }
+    match timeout(LOOKUP, lookup_host((host, 0))).await {
+        Ok(Ok(found)) => found.map(|address| address.ip()).collect(),
+        Ok(Err(_)) | Err(_) => Vec::new(),
+    }
+}
+
+/// A cluster that is followed, and for whom.
+pub(super) struct Following {
+    pub(super) connection: Connection,
+    pub(super) node_name: String,
+    pub(super) batches: mpsc::Sender<Batch>,
+    /// Where the service ranges decide about routes.
+    pub(super) service_cidrs: Option<watch::Sender<ServiceCidrs>>,
+    /// Where NetworkPolicies decide whether pods are served.
+    pub(super) dataplane: Option<Arc<Dataplane>>,
+}
+
+impl Following {
+    /// Starts the tasks.
+    pub(super) fn spawn(self, tasks: &mut JoinSet<Ended>) {
+        let network_policies = self.dataplane.map(|dataplane| {
+            let (sender, receiver) = watch::channel(kubernetes::NetworkPolicies::default());
+            tasks.spawn(async move {
+                pods::follow(receiver, |serve| dataplane.serve_pods(serve)).await;
+                ("the follower of NetworkPolicies", None)
+            });
+            sender
+        });
+        let cluster = Cluster {
+            node_name: self.node_name,
+            batches: self.batches,
+            service_cidrs: self.service_cidrs,
+            network_policies,
+            timing: Timing::default(),
+        };
+        let following = kubernetes::run(
+            Arc::new(self.connection),
+            cluster,
+            std::future::pending::<()>(),
+        );
+        tasks.spawn(async {
+            following.await;
+            ("the source of the cluster", None)
+        });
+    }
+}

@@ -1,0 +1,125 @@
+//! From objects to the service table, one batch at a time.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Instant, SystemTime};
+
+use jiff::Timestamp;
+use tracing::{debug, info, warn};
+
+use super::exposure::Exposure;
+use super::programming::ProgrammingLatency;
+use crate::admin::health::Health;
+use crate::admin::readiness::Blocker;
+use crate::ipvs::Table;
+use crate::service::index::Index;
+use crate::service::object::ObjectWarning;
+use crate::source::Batch;
+
+/// Applies batches of events to the index, and what changes to the table. No
+/// task of its own: it belongs to the one that receives the batches.
+#[derive(Debug)]
+pub(super) struct Control {
+    /// Shared with those who ask why things are as they are; written here only.
+    index: Arc<RwLock<Index>>,
+    table: Arc<Table>,
+    health: Health,
+    latency: Arc<ProgrammingLatency>,
+    /// Told of changes once the table has them.
+    exposure: Option<Arc<Exposure>>,
+    /// Held until the first full state is programmed.
+    unsynced: Option<Blocker>,
+}
+
+impl Control {
+    /// Programs `table`, tells `health`, and releases `unsynced` once the first
+    /// full state is programmed.
+    pub(super) fn new(index: Index, table: Arc<Table>, health: Health, unsynced: Blocker) -> Self {
+        Self {
+            index: Arc::new(RwLock::new(index)),
+            table,
+            health,
+            latency: Arc::default(),
+            exposure: None,
+            unsynced: Some(unsynced),
+        }
+    }
+
+    /// Tells `exposure` of changes from now on.
+    pub(super) fn with_exposure(mut self, exposure: Arc<Exposure>) -> Self {
+        self.exposure = Some(exposure);
+        self
+    }
+
+    /// The index, to read.
+    pub(super) fn index(&self) -> Arc<RwLock<Index>> {
+        Arc::clone(&self.index)
+    }
+
+    /// How long changes took to be programmed.
+    pub(super) fn latency(&self) -> Arc<ProgrammingLatency> {
+        Arc::clone(&self.latency)
+    }
+
+    /// Programs one batch. Returns whether any virtual server changed.
+    pub(super) fn program(&mut self, batch: Batch) -> bool {
+        let Batch {
+            events,
+            initial_complete: complete,
+            triggers,
+        } = batch;
+        self.health.queued(Instant::now());
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        let outcome = index.apply_all(events);
+        drop(index);
+        for change in &outcome.changes {
+            debug!(?change, "programming");
+            self.table.apply(change);
+        }
+        outcome.warnings.iter().for_each(warn_of);
+        if complete {
+            self.table.set_synced();
+        }
+        if let Some(exposure) = &self.exposure {
+            exposure.programmed(&outcome.changes, complete);
+        }
+        for trigger in triggers {
+            self.measure(trigger);
+        }
+        if complete && let Some(unsynced) = self.unsynced.take() {
+            info!(
+                services = self.services(),
+                virtual_servers = self.table.snapshot().len(),
+                "the first full state is programmed"
+            );
+            drop(unsynced);
+        }
+        self.health.updated(SystemTime::now());
+        !outcome.changes.is_empty()
+    }
+
+    fn services(&self) -> usize {
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        index.services().len()
+    }
+
+    /// A change that happened at this time is programmed now.
+    fn measure(&self, trigger: Timestamp) {
+        // Another machine's clock may be ahead of ours.
+        let latency = Timestamp::now().duration_since(trigger);
+        let latency = latency.try_into().unwrap_or_default();
+        debug!(?latency, "a change of endpoints is programmed");
+        self.latency.observe(latency);
+    }
+}
+
+fn warn_of(warning: &ObjectWarning) {
+    warn!(
+        object = %warning.object,
+        origin = warning.origin.as_ref().map(tracing::field::display),
+        error = %warning.error,
+        "part of an object makes no sense and is left out"
+    );
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,111 @@
+//! Why a proxy does not start, or ends.
+
+use std::io;
+use std::net::SocketAddr;
+
+use thiserror::Error;
+use tokio::task::JoinError;
+
+use crate::admin::socket::BindError;
+use crate::dataplane::StartError;
+use crate::source::kubernetes::AccessError;
+use crate::tun::TunError;
+
+/// Why the proxy did not start.
+#[derive(Debug, Error)]
+pub enum AppError {
+    /// There is no way to the cluster.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// The health server's address is not to be had.
+    #[error("--healthz-bind-address {address}: cannot listen")]
+    Healthz {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The admin socket is not to be had.
+    #[error(transparent)]
+    AdminSocket(#[from] BindError),
+    /// The node lacks something that the TUN needs.
+    #[error(transparent)]
+    Tun(#[from] TunError),
+    /// The workers did not start.
+    #[error("cannot start the data plane")]
+    Dataplane(#[from] StartError),
+    /// A worker cannot go on, as when somebody has deleted the device.
+    #[error("the data plane has failed: {reason}")]
+    Worker {
+        /// What the worker says.
+        reason: String,
+    },
+    /// Signals cannot be handled.
+    #[error("cannot handle signals")]
+    Signals(#[source] io::Error),
+    /// A part that should run for ever has ended.
+    #[error("{part} has ended by itself")]
+    Ended {
+        /// Which.
+        part: &'static str,
+        /// How, if it said so.
+        source: Option<io::Error>,
+    },
+    /// A part has panicked.
+    #[error("a part of the proxy has failed")]
+    Panicked(#[from] JoinError),
+}
+
+impl AppError {
+    /// Whether it is the node that lacks something, rather than the proxy that
+    /// failed.
+    pub fn node_lacks(&self) -> bool {
+        matches!(self, Self::Tun(_))
+    }
+
+    /// Whether the configuration is wrong.
+    pub fn misconfigured(&self) -> bool {
+        matches!(
+            self,
+            Self::Access(
+                AccessError::Kubeconfig { .. }
+                    | AccessError::InCluster { .. }
+                    | AccessError::Client { .. }
+            )
+        )
+    }
+
+    /// What mends it, where that is known.
+    pub fn mend(&self) -> Option<String> {
+        match self {
+            Self::Healthz { source, .. } => healthz_mend(source).map(str::to_owned),
+            Self::AdminSocket(_) => Some("choose another path with --admin-socket PATH".to_owned()),
+            Self::Tun(error) => error.mend(),
+            Self::Access(AccessError::InCluster { .. }) => Some(
+                "run it in a pod with a service account, or give --kubeconfig FILE or \
+                 --manifests PATH"
+                    .to_owned(),
+            ),
+            Self::Access(_) => None,
+            Self::Dataplane(_)
+            | Self::Worker { .. }
+            | Self::Signals(_)
+            | Self::Ended { .. }
+            | Self::Panicked(_) => None,
+        }
+    }
+}
+
+fn healthz_mend(error: &io::Error) -> Option<&'static str> {
+    let kind = error.kind();
+    if kind == io::ErrorKind::AddrInUse {
+        Some(
+            "another process, kube-proxy perhaps, has the port: choose another with \
+             --healthz-bind-address ADDRESS:PORT, or none with --healthz-bind-address ''",
+        )
+    } else if kind == io::ErrorKind::AddrNotAvailable {
+        Some("give an address that this node has, or 0.0.0.0")
+    } else {
+        None
+    }
+}

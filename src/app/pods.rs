@@ -1,0 +1,67 @@
+//! Whether pods are served under `--pod-traffic auto`: while the cluster has no
+//! NetworkPolicies, which would see the node as the source of a pod's connection
+//! and judge it wrongly.
+
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::source::kubernetes::NetworkPolicies;
+
+/// Calls `serve` with whether pods are served, now and whenever that changes. One
+/// task; it ends with the source.
+pub(super) async fn follow(
+    mut policies: watch::Receiver<NetworkPolicies>,
+    serve: impl Fn(bool) + Send,
+) {
+    loop {
+        let state = *policies.borrow_and_update();
+        serve(is_served(state));
+        match state {
+            NetworkPolicies::Present => warn!(
+                "the cluster has NetworkPolicies, which would see the node as the source of a \
+                 pod's connections: pods are not served; --pod-traffic always serves them"
+            ),
+            NetworkPolicies::Absent => info!("the cluster has no NetworkPolicies: pods are served"),
+            NetworkPolicies::Unknown | NetworkPolicies::Unavailable => {}
+        }
+        if policies.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Before it is known they are not; where it cannot be known they are, as the
+/// source has said.
+fn is_served(state: NetworkPolicies) -> bool {
+    match state {
+        NetworkPolicies::Absent | NetworkPolicies::Unavailable => true,
+        NetworkPolicies::Present | NetworkPolicies::Unknown => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn pods_are_served_while_there_are_no_policies() {
+        let (sender, receiver) = watch::channel(NetworkPolicies::Unknown);
+        let (told, mut served) = mpsc::channel(1);
+        let following = tokio::spawn(follow(receiver, move |serve| {
+            told.try_send(serve).unwrap();
+        }));
+        assert_eq!(served.recv().await, Some(false));
+        for (state, serve) in [
+            (NetworkPolicies::Unavailable, true),
+            (NetworkPolicies::Present, false),
+            (NetworkPolicies::Absent, true),
+        ] {
+            sender.send_replace(state);
+            assert_eq!(served.recv().await, Some(serve), "{state:?}");
+        }
+        drop(sender);
+        following.await.unwrap();
+    }
+}

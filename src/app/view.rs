@@ -1,0 +1,178 @@
+//! What the admin socket is shown of table and data plane.
+
+use std::sync::{Arc, Weak};
+
+use super::explain::Explainer;
+use crate::admin::api;
+use crate::admin::socket::View;
+use crate::dataplane::{Dataplane, FlowView};
+use crate::ipvs::{RealServerView, Table, VirtualServerView};
+use crate::node_port::NodePorts;
+
+/// A read-only view of a running proxy.
+#[derive(Debug)]
+pub(super) struct ProxyView {
+    pub(super) table: Arc<Table>,
+    /// Weak, since a connection that lingers must not keep the workers alive.
+    pub(super) dataplane: Weak<Dataplane>,
+    /// As weak.
+    pub(super) node_ports: Weak<NodePorts>,
+    pub(super) explainer: Explainer,
+}
+
+impl View for ProxyView {
+    fn services(&self) -> Vec<api::VirtualServer> {
+        let snapshot = self.table.snapshot();
+        snapshot.iter().map(virtual_server).collect()
+    }
+
+    async fn flows(&self) -> Vec<api::Flow> {
+        let Some(dataplane) = self.dataplane.upgrade() else {
+            return Vec::new();
+        };
+        let mut flows = dataplane.flows().await;
+        if let Some(node_ports) = self.node_ports.upgrade() {
+            flows.extend(node_ports.flows().await);
+        }
+        flows.sort_unstable_by_key(|flow| (flow.protocol, flow.client, flow.virtual_server));
+        flows.iter().map(flow).collect()
+    }
+
+    fn explain(&self, question: &api::Question) -> api::Explanation {
+        self.explainer.explain(question)
+    }
+}
+
+fn virtual_server(view: &VirtualServerView) -> api::VirtualServer {
+    api::VirtualServer {
+        protocol: view.address.protocol.to_string(),
+        address: (view.address.ip, view.address.port).into(),
+        service: view.service.to_string(),
+        scheduler: view.scheduler.to_string(),
+        persistence_seconds: view.persistence.map(|time| time.as_secs()),
+        real_servers: view.real_servers.iter().map(real_server).collect(),
+    }
+}
+
+fn real_server(view: &RealServerView) -> api::RealServer {
+    api::RealServer {
+        address: view.address,
+        forward: view.forward.to_string(),
+        weight: view.weight,
+        active_flows: view.active,
+        inactive_flows: view.inactive,
+        connections: view.connections,
+        failed_attempts: view.failed,
+        bytes_to_real_server: view.bytes_in,
+        bytes_to_client: view.bytes_out,
+    }
+}
+
+fn flow(view: &FlowView) -> api::Flow {
+    api::Flow {
+        protocol: view.protocol.to_string(),
+        state: view.state.to_owned(),
+        expires_seconds: view.expires.map(|time| time.as_secs()),
+        age_seconds: view.age.as_secs(),
+        client: view.client,
+        virtual_address: (view.virtual_server.ip, view.virtual_server.port).into(),
+        real_server: view.real_server,
+        source: view.source,
+        bytes_to_real_server: view.bytes_in,
+        bytes_to_client: view.bytes_out,
+        service: view.service.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::ipvs::SchedulerKind;
+    use crate::service::VirtualServerSpec;
+    use crate::service::{Change, Protocol, ServicePortName, VirtualAddress};
+
+    fn name() -> Arc<ServicePortName> {
+        Arc::new(ServicePortName {
+            namespace: "kube-system".into(),
+            name: "kube-dns".into(),
+            port: "dns".into(),
+            protocol: Protocol::Udp,
+        })
+    }
+
+    fn address() -> VirtualAddress {
+        VirtualAddress {
+            ip: [10, 0, 0, 10].into(),
+            port: 53,
+            protocol: Protocol::Udp,
+        }
+    }
+
+    #[test]
+    fn a_virtual_server_as_it_is_programmed() {
+        let table = Table::new(SchedulerKind::Rr);
+        table.apply(&Change::Upsert(VirtualServerSpec {
+            real_servers: vec!["10.1.65.8:53".parse().unwrap()],
+            serving: vec!["10.1.65.8:53".parse().unwrap()],
+            persistence: Some(Duration::from_secs(600)),
+            ..VirtualServerSpec::new(address(), name())
+        }));
+        let told: Vec<_> = table.snapshot().iter().map(virtual_server).collect();
+        assert_eq!(
+            serde_json::to_value(&told).unwrap(),
+            serde_json::json!([{
+                "protocol": "UDP",
+                "address": "10.0.0.10:53",
+                "service": "kube-system/kube-dns:dns",
+                "scheduler": "rr",
+                "persistenceSeconds": 600,
+                "realServers": [{
+                    "address": "10.1.65.8:53",
+                    "forward": "Masq",
+                    "weight": 1,
+                    "activeFlows": 0,
+                    "inactiveFlows": 0,
+                    "connections": 0,
+                    "failedAttempts": 0,
+                    "bytesToRealServer": 0,
+                    "bytesToClient": 0,
+                }],
+            }])
+        );
+    }
+
+    #[test]
+    fn a_flow_as_its_worker_has_it() {
+        let told = flow(&FlowView {
+            protocol: Protocol::Udp,
+            client: "10.1.15.7:4000".parse().unwrap(),
+            virtual_server: address(),
+            service: name(),
+            real_server: Some("10.1.65.8:53".parse().unwrap()),
+            source: Some("10.1.15.0:33000".parse().unwrap()),
+            state: "UDP",
+            expires: Some(Duration::from_millis(29_900)),
+            age: Duration::from_millis(100),
+            bytes_in: 40,
+            bytes_out: 0,
+        });
+        assert_eq!(
+            serde_json::to_value(&told).unwrap(),
+            serde_json::json!({
+                "protocol": "UDP",
+                "state": "UDP",
+                "expiresSeconds": 29,
+                "ageSeconds": 0,
+                "client": "10.1.15.7:4000",
+                "virtualAddress": "10.0.0.10:53",
+                "realServer": "10.1.65.8:53",
+                "source": "10.1.15.0:33000",
+                "bytesToRealServer": 40,
+                "bytesToClient": 0,
+                "service": "kube-system/kube-dns:dns",
+            })
+        );
+    }
+}

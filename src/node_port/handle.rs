@@ -1,0 +1,255 @@
+//! What the control plane holds of the node ports.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use mio::{Poll, Waker};
+use tokio::sync::{oneshot, watch};
+
+use super::NodePortConfig;
+use super::addresses::NodeAddresses;
+use super::plan::{Plan, Step, Steps};
+use super::token::MAILBOX;
+use super::worker::{Message, Parts, Worker};
+use crate::dataplane::{Counters, Dataplane, FlowView, StartError, WorkerStats, start_access_log};
+use crate::ipvs::ServicePortName;
+use crate::service::Change;
+
+/// Messages that wait for a worker. The control plane waits when it is full.
+const MAILBOX_DEPTH: usize = 1024;
+
+/// The running node ports. Dropping it closes them.
+#[derive(Debug)]
+pub struct NodePorts {
+    state: Mutex<State>,
+    mailboxes: Vec<(SyncSender<Message>, Arc<Waker>)>,
+    threads: Vec<thread::JoinHandle<()>>,
+    stats: Vec<Arc<WorkerStats>>,
+    failure: watch::Receiver<Option<String>>,
+}
+
+#[derive(Debug)]
+struct State {
+    plan: Plan,
+    /// The node's addresses as its Node object names them.
+    named: Vec<IpAddr>,
+    /// Addresses of the node that are not for node ports.
+    except: Vec<IpAddr>,
+}
+
+impl NodePorts {
+    /// Starts the workers. They listen nowhere until [`NodePorts::program`] tells
+    /// what for and [`NodePorts::set_open`] when. Their flows share table, settings and limits with `dataplane`.
+    ///
+    /// # Errors
+    /// When the system gives no epoll instance or no thread.
+    pub fn start(config: NodePortConfig, dataplane: &Dataplane) -> Result<Self, StartError> {
+        let shared = dataplane.shared();
+        let (log, log_thread) = start_access_log().map_err(|source| StartError::Thread {
+            name: "access-log".to_owned(),
+            source,
+        })?;
+        let (failed, failure) = watch::channel(None);
+        let failed = Arc::new(failed);
+        let mut plan = Plan::new(config.addresses);
+        plan.set_addresses(NodeAddresses::read(&[], &config.except));
+        let mut node_ports = Self {
+            state: Mutex::new(State {
+                plan,
+                named: Vec::new(),
+                except: config.except,
+            }),
+            mailboxes: Vec::new(),
+            threads: vec![log_thread],
+            stats: Vec::new(),
+            failure,
+        };
+        for worker in 0..config.workers.get() {
+            let events = |source| StartError::Events { worker, source };
+            let poll = Poll::new().map_err(events)?;
+            let waker = Arc::new(Waker::new(poll.registry(), MAILBOX).map_err(events)?);
+            let (sender, mailbox) = sync_channel(MAILBOX_DEPTH);
+            let stats = Arc::new(WorkerStats::default());
+            let parts = Parts {
+                shared: Arc::clone(&shared),
+                stats: Arc::clone(&stats),
+                poll,
+                mailbox,
+                log: log.clone(),
+            };
+            let name = format!("node-port-{worker}");
+            let failed = Arc::clone(&failed);
+            let thread = thread::Builder::new()
+                .name(name.clone())
+                .spawn(move || {
+                    if let Err(error) = Worker::new(parts).run() {
+                        tracing::error!(worker, %error, "a worker of the node ports failed");
+                        failed.send_replace(Some(format!("node port worker {worker}: {error}")));
+                    }
+                })
+                .map_err(|source| StartError::Thread { name, source })?;
+            node_ports.mailboxes.push((sender, waker));
+            node_ports.stats.push(stats);
+            node_ports.threads.push(thread);
+        }
+        Ok(node_ports)
+    }
+
+    /// Takes changes of the table in, after the table has: listeners open and close,
+    /// UDP flows to real servers that retired end.
+    pub fn program(&self, changes: &[Change]) {
+        let mut state = self.state();
+        for change in changes {
+            if let Change::Node(network) = change
+                && network.addresses != state.named
+            {
+                state.named.clone_from(&network.addresses);
+                self.read_addresses(&mut state);
+            }
+        }
+        let Steps { steps, masked } = state.plan.program(changes);
+        masked.iter().for_each(|service| tell_masked(service));
+        // Still under the lock: the workers see steps in the order of the changes.
+        self.carry_out(steps);
+        drop(state);
+        self.tell(|| Message::Sweep);
+    }
+
+    /// Looks at the node's addresses again: call it when they may have changed.
+    /// Returns whether they have.
+    pub fn addresses_changed(&self) -> bool {
+        let changed = self.read_addresses(&mut self.state());
+        if changed {
+            self.tell(|| Message::Addresses);
+        }
+        changed
+    }
+
+    /// The node's addresses when they were last read: a virtual IP among them is
+    /// served by a listener here, any other needs a route.
+    pub fn own_addresses(&self) -> BTreeSet<IpAddr> {
+        self.state().plan.addresses().all.clone()
+    }
+
+    /// The addresses that node ports are opened on.
+    pub fn addresses(&self) -> BTreeSet<IpAddr> {
+        self.state().plan.chosen().clone()
+    }
+
+    /// Opens the listeners, or closes them; flows go on. They are closed until the
+    /// table serves, and again when it takes no new flows.
+    pub fn set_open(&self, open: bool) {
+        let mut state = self.state();
+        let steps = state.plan.set_open(open);
+        self.carry_out(steps);
+    }
+
+    /// Returns when the workers have done all they were told before.
+    pub async fn settled(&self) {
+        for reply in self.ask(Message::Settled) {
+            // A worker that ended has nothing to do.
+            let _ = reply.await;
+        }
+    }
+
+    /// All flows, in no order.
+    pub async fn flows(&self) -> Vec<FlowView> {
+        let mut flows = Vec::new();
+        for reply in self.ask(Message::Flows) {
+            // A worker that ended has no flows.
+            flows.extend(reply.await.unwrap_or_default());
+        }
+        flows
+    }
+
+    /// The counters of all workers. Flows and memory are among those of the
+    /// [`Dataplane`].
+    pub fn counters(&self) -> Counters {
+        Counters::sum(self.stats.iter().map(AsRef::as_ref))
+    }
+
+    /// Returns when a worker has failed, with the reason.
+    pub async fn failed(&self) -> String {
+        let mut failure = self.failure.clone();
+        match failure.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            // All workers have ended without a failure.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read_addresses(&self, state: &mut State) -> bool {
+        let addresses = NodeAddresses::read(&state.named, &state.except);
+        if addresses == *state.plan.addresses() {
+            return false;
+        }
+        let steps = state.plan.set_addresses(addresses);
+        self.carry_out(steps);
+        true
+    }
+
+    fn carry_out(&self, steps: Vec<Step>) {
+        for step in steps {
+            let (port, message) = match step {
+                Step::Open(listen) => (listen.at.address.port(), Message::Open(listen)),
+                Step::Close(at) => (at.address.port(), Message::Close(at)),
+            };
+            // A port is one worker's, whatever the address, so that steps that concern
+            // one another stay in order.
+            let worker = usize::from(port) % self.mailboxes.len().max(1);
+            if let Some((mailbox, waker)) = self.mailboxes.get(worker)
+                && mailbox.send(message).is_ok()
+            {
+                let _ = waker.wake();
+            }
+        }
+    }
+
+    fn ask<T>(&self, message: impl Fn(oneshot::Sender<T>) -> Message) -> Vec<oneshot::Receiver<T>> {
+        let mut replies = Vec::new();
+        self.tell(|| {
+            let (sender, receiver) = oneshot::channel();
+            replies.push(receiver);
+            message(sender)
+        });
+        replies
+    }
+
+    fn tell(&self, mut message: impl FnMut() -> Message) {
+        for (mailbox, waker) in &self.mailboxes {
+            // A worker that ended needs no message.
+            if mailbox.send(message()).is_ok() {
+                let _ = waker.wake();
+            }
+        }
+    }
+}
+
+impl Drop for NodePorts {
+    fn drop(&mut self) {
+        // The wakers outlive the threads: one that is closed before its thread has
+        // looked is no event any more.
+        self.tell(|| Message::Stop);
+        for thread in self.threads.drain(..).rev() {
+            // A panic of the thread has been reported by the panic hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn tell_masked(service: &ServicePortName) {
+    tracing::warn!(
+        service = %format_args!("{}/{}", service.namespace, service.name),
+        mend = "where its endpoints understand the PROXY protocol, annotate the Service with \
+                kube-tun-proxy.io/proxy-protocol: v1 (or v2)",
+        "externalTrafficPolicy is Local: only endpoints of this node are used, but they see \
+         this node as the client"
+    );
+}

@@ -1,0 +1,278 @@
+//! Which sockets should listen, from what should be served and what addresses the node
+//! has. Pure: no socket, no clock.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use super::addresses::{NodeAddresses, NodePortAddress, is_unrestricted};
+use super::listener::{Listen, ListenAddress};
+use crate::ipvs::{Protocol, ServicePortName, VirtualAddress};
+use crate::service::{Change, Exposure, VirtualServerSpec};
+
+/// A change of the sockets that listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Listen there, or on behalf of another there.
+    Open(Listen),
+    /// Listen there no more.
+    Close(ListenAddress),
+}
+
+/// What changes, and who is to be told of something.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Steps {
+    /// In order: a socket is closed before another is opened in its way.
+    pub(super) steps: Vec<Step>,
+    /// Services with the external traffic policy Local whose real servers will not see
+    /// the client's address; each once.
+    pub(super) masked: Vec<Arc<ServicePortName>>,
+}
+
+/// Sockets wanted, kept up to date change by change.
+#[derive(Debug)]
+pub(super) struct Plan {
+    wanted: Vec<NodePortAddress>,
+    addresses: NodeAddresses,
+    chosen: BTreeSet<IpAddr>,
+    /// Whether anything is open: not before the table serves, nor when it takes nothing
+    /// new any more.
+    open: bool,
+    servers: BTreeMap<VirtualAddress, Server>,
+    /// Who would listen where; the first of several does.
+    claims: BTreeMap<ListenAddress, BTreeSet<VirtualAddress>>,
+    /// Services whose clients' addresses are hidden although the policy is Local, with
+    /// the virtual servers concerned.
+    masked: BTreeMap<(Arc<str>, Arc<str>), BTreeSet<VirtualAddress>>,
+}
+
+/// What matters of a virtual server.
+#[derive(Clone, Debug)]
+struct Server {
+    service: Arc<ServicePortName>,
+    exposure: Exposure,
+    /// There is somebody to choose from.
+    usable: bool,
+    /// For clients from outside too.
+    usable_outside: bool,
+    listens: BTreeSet<ListenAddress>,
+}
+
+impl Plan {
+    pub(super) fn new(wanted: Vec<NodePortAddress>) -> Self {
+        Self {
+            wanted,
+            addresses: NodeAddresses::default(),
+            chosen: BTreeSet::new(),
+            open: false,
+            servers: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            masked: BTreeMap::new(),
+        }
+    }
+
+    /// The node's addresses.
+    pub(super) fn addresses(&self) -> &NodeAddresses {
+        &self.addresses
+    }
+
+    /// Those that node ports are opened on.
+    pub(super) fn chosen(&self) -> &BTreeSet<IpAddr> {
+        &self.chosen
+    }
+
+    /// Takes changes of the table in.
+    pub(super) fn program<'a>(&mut self, changes: impl IntoIterator<Item = &'a Change>) -> Steps {
+        let mut masked = Vec::new();
+        let mut touched = BTreeSet::new();
+        for change in changes {
+            match change {
+                Change::Upsert(spec) if spec.exposure.is_external() => {
+                    masked.extend(self.mask(spec));
+                    touched.insert(spec.address);
+                    self.upsert(spec);
+                }
+                Change::Upsert(VirtualServerSpec { address, .. }) | Change::Remove(address) => {
+                    touched.insert(*address);
+                    self.remove(*address);
+                }
+                Change::HealthCheck(_) | Change::RemoveHealthCheck(_) | Change::Node(_) => {}
+            }
+        }
+        let steps = self.settle(touched);
+        Steps { steps, masked }
+    }
+
+    /// The node has these addresses now.
+    pub(super) fn set_addresses(&mut self, addresses: NodeAddresses) -> Vec<Step> {
+        if addresses == self.addresses {
+            return Vec::new();
+        }
+        self.chosen = addresses.chosen(&self.wanted);
+        self.addresses = addresses;
+        let all: BTreeSet<_> = self.servers.keys().copied().collect();
+        self.settle(all)
+    }
+
+    /// Opens everything, or closes it.
+    pub(super) fn set_open(&mut self, open: bool) -> Vec<Step> {
+        self.open = open;
+        let all: BTreeSet<_> = self.servers.keys().copied().collect();
+        self.settle(all)
+    }
+
+    fn upsert(&mut self, spec: &VirtualServerSpec) {
+        let inside = !spec.real_servers.is_empty();
+        let outside = spec
+            .external
+            .as_ref()
+            .map_or(inside, |external| !external.is_empty());
+        let listens = self
+            .servers
+            .remove(&spec.address)
+            .map(|server| server.listens)
+            .unwrap_or_default();
+        let server = Server {
+            service: Arc::clone(&spec.service),
+            exposure: spec.exposure,
+            usable: inside || outside,
+            usable_outside: outside,
+            listens,
+        };
+        self.servers.insert(spec.address, server);
+    }
+
+    /// What it listens on is left for [`Plan::settle`] to take away.
+    fn remove(&mut self, address: VirtualAddress) {
+        self.masked.retain(|_, servers| {
+            servers.remove(&address);
+            !servers.is_empty()
+        });
+        if let Some(server) = self.servers.get_mut(&address) {
+            (server.usable, server.usable_outside) = (false, false);
+            server.exposure = Exposure::ClusterIp;
+        }
+    }
+
+    /// The service, if it is the first time that this is to be said of it.
+    fn mask(&mut self, spec: &VirtualServerSpec) -> Option<Arc<ServicePortName>> {
+        let name = (
+            Arc::clone(&spec.service.namespace),
+            Arc::clone(&spec.service.name),
+        );
+        if spec.external.is_none() || spec.proxy_protocol.is_some() {
+            if let Some(servers) = self.masked.get_mut(&name) {
+                servers.remove(&spec.address);
+                if servers.is_empty() {
+                    self.masked.remove(&name);
+                }
+            }
+            return None;
+        }
+        let servers = self.masked.entry(name).or_default();
+        let first = servers.is_empty();
+        servers.insert(spec.address);
+        first.then(|| Arc::clone(&spec.service))
+    }
+
+    /// Works out who listens where among these virtual servers.
+    fn settle(&mut self, touched: BTreeSet<VirtualAddress>) -> Vec<Step> {
+        // Where something changes, with who listened there before.
+        let mut before: BTreeMap<ListenAddress, Option<VirtualAddress>> = BTreeMap::new();
+        for address in touched {
+            let Some(server) = self.servers.get(&address) else {
+                continue;
+            };
+            let wanted = self.listens(address, server);
+            for at in server.listens.symmetric_difference(&wanted) {
+                let claims = self.claims.entry(*at).or_default();
+                before.entry(*at).or_insert_with(|| claims.first().copied());
+                if wanted.contains(at) {
+                    claims.insert(address);
+                } else {
+                    claims.remove(&address);
+                }
+            }
+            if server.exposure.is_external() {
+                if let Some(server) = self.servers.get_mut(&address) {
+                    server.listens = wanted;
+                }
+            } else {
+                self.servers.remove(&address);
+            }
+        }
+        let (mut closed, mut opened) = (Vec::new(), Vec::new());
+        for (at, owner_before) in before {
+            let owner = self.claims.get(&at).and_then(|c| c.first().copied());
+            match owner {
+                None => {
+                    self.claims.remove(&at);
+                    if owner_before.is_some() {
+                        closed.push(Step::Close(at));
+                    }
+                }
+                Some(owner) if Some(owner) != owner_before => opened.extend(self.open(at, owner)),
+                Some(_) => {}
+            }
+        }
+        closed.append(&mut opened);
+        closed
+    }
+
+    fn open(&self, at: ListenAddress, server: VirtualAddress) -> Option<Step> {
+        let service = Arc::clone(&self.servers.get(&server)?.service);
+        Some(Step::Open(Listen {
+            at,
+            server,
+            service,
+        }))
+    }
+
+    /// Where a virtual server should listen.
+    fn listens(&self, address: VirtualAddress, server: &Server) -> BTreeSet<ListenAddress> {
+        let at = |ip: IpAddr| ListenAddress {
+            protocol: address.protocol,
+            address: SocketAddr::new(ip, address.port),
+        };
+        if !self.open || !server.usable || address.protocol == Protocol::Sctp {
+            return BTreeSet::new();
+        }
+        match server.exposure {
+            Exposure::ClusterIp => BTreeSet::new(),
+            Exposure::ExternalIp | Exposure::LoadBalancerIp => {
+                let own = self.addresses.all.contains(&address.ip);
+                let listen = own && (server.usable_outside || address.ip.is_loopback());
+                listen.then(|| at(address.ip)).into_iter().collect()
+            }
+            Exposure::NodePort => {
+                let v4 = address.ip.is_ipv4();
+                let mut chosen = self.chosen.iter().filter(|ip| ip.is_ipv4() == v4);
+                if !server.usable_outside {
+                    // An endpoint elsewhere is for this node and its pods only: what
+                    // the network reaches stays closed, so that load balancers pass on.
+                    return chosen
+                        .filter(|ip| ip.is_loopback())
+                        .map(|&ip| at(ip))
+                        .collect();
+                }
+                // A datagram's answer must come from where it went to.
+                let wildcard = address.protocol == Protocol::Tcp
+                    && is_unrestricted(&self.wanted, v4)
+                    && chosen.next().is_some();
+                if wildcard {
+                    let any: IpAddr = if v4 {
+                        Ipv4Addr::UNSPECIFIED.into()
+                    } else {
+                        Ipv6Addr::UNSPECIFIED.into()
+                    };
+                    return BTreeSet::from([at(any)]);
+                }
+                let chosen = self.chosen.iter().filter(|ip| ip.is_ipv4() == v4);
+                chosen.map(|&ip| at(ip)).collect()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,439 @@
+//! A worker of the node ports: its listeners, its flows, and the loop that serves them.
+//!
+//! One turn of the loop: wait for readiness; accept and receive what listeners have,
+//! within a budget; let each flow that anything happened to move bytes once; look after
+//! timers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
+use std::time::{Duration, Instant};
+
+use mio::event::Event;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll};
+use tokio::sync::oneshot;
+
+use super::flow::{Flow, Kind};
+use super::listener::{Listen, ListenAddress, Listener};
+use super::own_addresses::OwnAddresses;
+use super::pipe::Pipes;
+use super::relay::{Readiness, Side};
+use super::token::{MAILBOX, Owner};
+use crate::dataplane::{
+    Dialer, Ending, FlowId, FlowKey, FlowRecord, FlowTable, FlowView, Shared, Timers, WorkerStats,
+    add,
+};
+use crate::ipvs::{DropReason, EchoVerdict, Protocol, RejectReason, Verdict, VirtualServer};
+
+mod listeners;
+mod tcp;
+mod udp;
+
+/// Readiness events taken at a time.
+const EVENTS: usize = 256;
+
+/// What a worker can be told.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// Listen there; whoever was listened for at that address before is replaced.
+    Open(Listen),
+    /// Listen there no more. UDP flows that came through it end.
+    Close(ListenAddress),
+    /// Addresses of the node have changed.
+    Addresses,
+    /// Real servers may have retired: end UDP flows to them.
+    Sweep,
+    /// Say which flows there are.
+    Flows(oneshot::Sender<Vec<FlowView>>),
+    /// Say once that everything told before is done.
+    Settled(oneshot::Sender<()>),
+    /// Reset all flows and end.
+    Stop,
+}
+
+/// What a worker is made of.
+pub(super) struct Parts {
+    pub(super) shared: Arc<Shared>,
+    pub(super) stats: Arc<WorkerStats>,
+    pub(super) poll: Poll,
+    pub(super) mailbox: Receiver<Message>,
+    pub(super) log: SyncSender<FlowRecord>,
+}
+
+pub(super) struct Worker {
+    shared: Arc<Shared>,
+    stats: Arc<WorkerStats>,
+    poll: Poll,
+    mailbox: Receiver<Message>,
+    log: SyncSender<FlowRecord>,
+    /// By number.
+    listeners: BTreeMap<u32, Listener>,
+    numbers: BTreeMap<ListenAddress, u32>,
+    next_number: u32,
+    /// Those that wait for their port, or for descriptors.
+    waiting: BTreeSet<u32>,
+    /// Listeners that have something to take.
+    ready: Vec<u32>,
+    flows: FlowTable<Flow>,
+    timers: Timers,
+    dirty: Vec<FlowId>,
+    pipes: Pipes,
+    dialer: Dialer,
+    own: OwnAddresses,
+    /// A datagram.
+    datagram: Box<[u8]>,
+    now: Instant,
+}
+
+#[derive(PartialEq, Eq)]
+enum Mail {
+    Read,
+    Stop,
+}
+
+impl Worker {
+    pub(super) fn new(parts: Parts) -> Self {
+        Self {
+            dialer: Dialer::new(parts.shared.config.masquerade.clone()),
+            shared: parts.shared,
+            stats: parts.stats,
+            poll: parts.poll,
+            mailbox: parts.mailbox,
+            log: parts.log,
+            listeners: BTreeMap::new(),
+            numbers: BTreeMap::new(),
+            next_number: 0,
+            waiting: BTreeSet::new(),
+            ready: Vec::new(),
+            flows: FlowTable::default(),
+            timers: Timers::default(),
+            dirty: Vec::new(),
+            pipes: Pipes::default(),
+            own: OwnAddresses::default(),
+            datagram: vec![0; udp::MAX_PAYLOAD].into_boxed_slice(),
+            now: Instant::now(),
+        }
+    }
+
+    /// Serves until told to stop.
+    ///
+    /// # Errors
+    /// When epoll fails.
+    pub(super) fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(EVENTS);
+        loop {
+            match self.poll.poll(&mut events, self.timeout()) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            }
+            self.now = Instant::now();
+            for event in &events {
+                if event.token() == MAILBOX {
+                    if self.read_mailbox() == Mail::Stop {
+                        return Ok(());
+                    }
+                    continue;
+                }
+                match Owner::of(event.token()) {
+                    Owner::Listener(number) => self.listener_ready(number),
+                    Owner::Flow(id, side) => self.socket_ready(id, side, event),
+                }
+            }
+            self.look_after_listeners();
+            for number in std::mem::take(&mut self.ready) {
+                self.take_from(number);
+            }
+            self.look_after_timers();
+            for id in std::mem::take(&mut self.dirty) {
+                self.turn_of(id);
+            }
+        }
+    }
+
+    /// How long the worker may sleep.
+    fn timeout(&self) -> Option<Duration> {
+        if !self.ready.is_empty() || !self.dirty.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let next = [self.timers.next(), self.next_wait()]
+            .into_iter()
+            .flatten()
+            .min()?;
+        Some(next.saturating_duration_since(Instant::now()))
+    }
+
+    fn read_mailbox(&mut self) -> Mail {
+        loop {
+            match self.mailbox.try_recv() {
+                Ok(Message::Open(listen)) => self.open(listen),
+                Ok(Message::Close(at)) => self.close(at),
+                Ok(Message::Addresses) => self.own.forget(),
+                Ok(Message::Sweep) => self.sweep(),
+                // The askers may have gone.
+                Ok(Message::Flows(reply)) => drop(reply.send(self.views())),
+                Ok(Message::Settled(reply)) => drop(reply.send(())),
+                Ok(Message::Stop) | Err(TryRecvError::Disconnected) => {
+                    self.reset_all();
+                    return Mail::Stop;
+                }
+                Err(TryRecvError::Empty) => return Mail::Read,
+            }
+        }
+    }
+
+    fn socket_ready(&mut self, id: FlowId, side: Side, event: &Event) {
+        let Some(flow) = self.flows.get_mut(id) else {
+            return;
+        };
+        let readiness = Readiness {
+            readable: event.is_readable() || event.is_read_closed(),
+            writable: event.is_writable(),
+            failed: event.is_error(),
+        };
+        match &mut flow.kind {
+            Kind::Dialing(dial) => match side {
+                Side::Server => self.dial_ready(id),
+                Side::Client => {
+                    if let Some(client) = &mut dial.client {
+                        client.ready(readiness);
+                        if client.has_failed() {
+                            self.finish(id, Ending::Abandoned);
+                        }
+                    }
+                }
+            },
+            Kind::Tcp(relay) => {
+                relay.ready(side, readiness);
+                self.mark(id);
+            }
+            Kind::Udp { .. } => self.udp_ready(id),
+        }
+    }
+
+    fn turn_of(&mut self, id: FlowId) {
+        let Some(flow) = self.flows.get_mut(id) else {
+            return;
+        };
+        flow.dirty = false;
+        match flow.kind {
+            Kind::Tcp(_) => self.turn(id),
+            Kind::Udp { .. } => self.udp_ready(id),
+            Kind::Dialing(_) => {}
+        }
+    }
+
+    /// Asks for a turn of this flow before the worker sleeps.
+    fn mark(&mut self, id: FlowId) {
+        if let Some(flow) = self.flows.get_mut(id)
+            && !flow.dirty
+        {
+            flow.dirty = true;
+            self.dirty.push(id);
+        }
+    }
+
+    /// Arms the flow's timer unless an earlier one is armed.
+    fn arm(&mut self, id: FlowId, at: Instant) {
+        if let Some(flow) = self.flows.get_mut(id)
+            && flow.armed.is_none_or(|armed| at < armed)
+        {
+            flow.armed = Some(at);
+            self.timers.arm(at, id);
+        }
+    }
+
+    fn look_after_timers(&mut self) {
+        while let Some((at, id)) = self.timers.due(self.now) {
+            let Some(flow) = self.flows.get_mut(id) else {
+                continue;
+            };
+            if flow.armed != Some(at) {
+                continue;
+            }
+            flow.armed = None;
+            match &flow.kind {
+                Kind::Dialing(_) => self.dial_timer(id),
+                Kind::Tcp(_) => self.mark(id),
+                Kind::Udp { .. } => self.udp_timer(id),
+            }
+        }
+    }
+
+    /// Ends UDP flows whose real server no longer serves.
+    fn sweep(&mut self) {
+        let retired: Vec<FlowId> = self
+            .flows
+            .iter_mut()
+            .filter(|(_, flow)| matches!(flow.kind, Kind::Udp { .. }) && flow.is_retired())
+            .map(|(id, _)| id)
+            .collect();
+        for id in retired {
+            self.finish(id, Ending::EndpointRemoved);
+        }
+    }
+
+    fn reset_all(&mut self) {
+        self.now = Instant::now();
+        let all: Vec<FlowId> = self.flows.iter_mut().map(|(id, _)| id).collect();
+        for id in all {
+            if let Some(flow) = self.flows.get_mut(id) {
+                match &mut flow.kind {
+                    Kind::Tcp(relay) => relay.abort(),
+                    Kind::Dialing(dial) => {
+                        if let Some(client) = &mut dial.client {
+                            client.reset_on_close();
+                        }
+                    }
+                    Kind::Udp { .. } => {}
+                }
+            }
+            self.finish(id, Ending::Stopped);
+        }
+    }
+
+    /// What the table says of a new flow, and then the limits.
+    fn verdict(&mut self, listen: &Listen, local: SocketAddr, client: SocketAddr) -> Verdict {
+        let protocol = listen.at.protocol;
+        let (own, now) = (&mut self.own, self.now);
+        let is_node = || own.contains(client.ip(), now);
+        let table = &self.shared.table;
+        let verdict = if listen.server.ip.is_unspecified() {
+            table.node_port(local, protocol, client.ip(), is_node)
+        } else {
+            table.verdict(listen.server, client.ip(), is_node)
+        };
+        if matches!(verdict, Verdict::Forward(_)) {
+            let config = &self.shared.config;
+            if self.shared.flows.load(Ordering::Relaxed) >= config.max_flows {
+                return Verdict::Reject(RejectReason::FlowLimit);
+            }
+            if self.shared.memory.load(Ordering::Relaxed) >= config.max_memory {
+                return Verdict::Reject(RejectReason::MemoryLimit);
+            }
+        }
+        verdict
+    }
+
+    /// Counts what was refused.
+    fn count(&self, verdict: &Verdict) {
+        match verdict {
+            Verdict::Reject(reason) => self.stats.reject(*reason),
+            Verdict::Drop(reason) => self.stats.dropped(*reason),
+            Verdict::Forward(_) => {}
+        }
+    }
+
+    /// Whether a real server's address would lead back to this proxy, for ever: a
+    /// virtual IP, or a socket of ours, which is this worker's since the port is.
+    fn leads_back(&mut self, to: SocketAddr, protocol: Protocol) -> bool {
+        if self.shared.table.echo(to.ip()) == EchoVerdict::Answer {
+            return true;
+        }
+        let any: IpAddr = match to {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let here = |address| {
+            self.numbers
+                .contains_key(&ListenAddress { protocol, address })
+        };
+        here(to) || here(SocketAddr::new(any, to.port())) && self.own.contains(to.ip(), self.now)
+    }
+
+    fn insert(
+        &mut self,
+        key: FlowKey,
+        server: Arc<VirtualServer>,
+        listener: u32,
+        kind: Kind,
+    ) -> FlowId {
+        self.shared.flows.fetch_add(1, Ordering::Relaxed);
+        if key.protocol == Protocol::Tcp {
+            self.shared.tcp_flows.fetch_add(1, Ordering::Relaxed);
+        }
+        add(&self.stats.opened);
+        let started = self.now;
+        self.flows.insert(key, |_| Flow {
+            key,
+            kind,
+            server,
+            listener,
+            connection: None,
+            started,
+            attempts: 0,
+            dial_time: None,
+            source: None,
+            held: 0,
+            dirty: false,
+            armed: None,
+        })
+    }
+
+    /// Takes a flow out and logs how it ended. Its sockets close here.
+    fn finish(&mut self, id: FlowId, ending: Ending) {
+        let Some(key) = self.flows.get_mut(id).map(|flow| flow.key) else {
+            return;
+        };
+        let Some(flow) = self.flows.remove(id, key, None) else {
+            return;
+        };
+        self.shared.flows.fetch_sub(1, Ordering::Relaxed);
+        if key.protocol == Protocol::Tcp {
+            self.shared.tcp_flows.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.shared.account(flow.held, 0);
+        let record = flow.record(ending, self.now);
+        if let Some(connection) = &flow.connection {
+            connection.real_server().add_bytes_in(record.bytes_in);
+            connection.real_server().add_bytes_out(record.bytes_out);
+        }
+        if self.log.try_send(record).is_err() {
+            add(&self.stats.unlogged);
+        }
+    }
+
+    /// A real server could not be connected to. The caller tries the next.
+    fn attempt_failed(&mut self, id: FlowId, error: &io::Error) {
+        let Some(flow) = self.flows.get_mut(id) else {
+            return;
+        };
+        if let Some(connection) = &flow.connection {
+            connection.real_server().attempt_failed();
+            tracing::debug!(
+                service = %flow.server.service,
+                real_server = %connection.real_server().address,
+                client = %flow.key.client,
+                %error,
+                "could not connect to a real server"
+            );
+        }
+    }
+
+    fn watch(&self, fd: &impl AsRawFd, owner: Owner, interest: Interest) -> io::Result<()> {
+        register(&self.poll, fd, owner, interest)
+    }
+
+    fn views(&mut self) -> Vec<FlowView> {
+        let (now, config) = (Instant::now(), &self.shared.config);
+        self.flows
+            .iter_mut()
+            .map(|(_, flow)| flow.view(now, config))
+            .collect()
+    }
+
+    fn discard(&self, reason: DropReason) {
+        self.stats.dropped(reason);
+    }
+}
+
+fn register(poll: &Poll, fd: &impl AsRawFd, owner: Owner, interest: Interest) -> io::Result<()> {
+    let fd = fd.as_raw_fd();
+    poll.registry()
+        .register(&mut SourceFd(&fd), owner.token(), interest)
+}

@@ -1,0 +1,588 @@
+//! An API server over real HTTPS that does as a test says.
+//!
+//! It keeps objects and their history as the real one does, so that lists, pages,
+//! streams and watches fit together; a test changes objects and puts faults in
+//! the way of requests. It runs as tasks of the test's runtime, which end with it.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
+
+use futures_util::stream::poll_fn;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Bytes, Frame, Incoming};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::{TlsAcceptor, rustls};
+
+type Body = BoxBody<Bytes, io::Error>;
+
+/// What a watcher is sent.
+type Sent = Result<Frame<Bytes>, io::Error>;
+
+/// Lines that wait for a watcher.
+const LINES: usize = 4096;
+
+/// What a request meets in place of an answer.
+#[derive(Clone, Debug)]
+pub(crate) enum Fault {
+    /// An error status.
+    Status(u16),
+    /// An error status that says when to come again, in seconds.
+    RetryAfter(u16, u64),
+    /// 200, and an ERROR event of this code.
+    ErrorEvent(u16),
+    /// 200, the half of what was to be sent, and an end amid it.
+    Half,
+    /// 200, and then nothing for ever.
+    Silence,
+}
+
+/// A request that came.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    /// The resource, as `services`.
+    pub(crate) resource: String,
+    /// The parameters.
+    pub(crate) query: HashMap<String, String>,
+    /// When.
+    pub(crate) at: Instant,
+    /// The media type asked for.
+    pub(crate) accept: String,
+}
+
+impl Seen {
+    /// A streaming list.
+    pub(crate) fn is_stream(&self) -> bool {
+        self.query.contains_key("sendInitialEvents")
+    }
+
+    /// A watch that begins at a version.
+    pub(crate) fn is_watch(&self) -> bool {
+        self.query.contains_key("watch") && !self.is_stream()
+    }
+
+    /// A list of everything, or a page of it.
+    pub(crate) fn is_list(&self) -> bool {
+        !self.query.contains_key("watch") && self.query.get("limit").is_none_or(|l| l != "1")
+    }
+
+    /// A question for the newest version.
+    pub(crate) fn is_newest(&self) -> bool {
+        !self.query.contains_key("watch") && self.query.get("limit").is_some_and(|l| l == "1")
+    }
+}
+
+#[derive(Default)]
+struct State {
+    version: u64,
+    token: String,
+    resources: BTreeMap<String, Resource>,
+    seen: Vec<Seen>,
+}
+
+#[derive(Default)]
+struct Resource {
+    objects: BTreeMap<String, Value>,
+    history: Vec<Change>,
+    /// Watches from before this version are refused.
+    oldest: u64,
+    watchers: Vec<mpsc::Sender<Sent>>,
+    faults: VecDeque<Fault>,
+    /// Streaming lists are not offered.
+    without_streams: bool,
+}
+
+#[derive(Clone)]
+struct Change {
+    version: u64,
+    kind: &'static str,
+    object: Value,
+}
+
+/// The server. It ends when dropped.
+pub(crate) struct ApiServer {
+    state: Arc<Mutex<State>>,
+    seen: watch::Sender<usize>,
+    address: SocketAddr,
+    acceptor: TlsAcceptor,
+    certificate: String,
+    /// A client certificate and its key, in PEM.
+    client: (String, String),
+    tasks: JoinSet<()>,
+}
+
+impl ApiServer {
+    /// Starts one without objects, which lets in whoever has `token`.
+    pub(crate) async fn start(token: &str) -> Self {
+        let issued = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let key = issued.signing_key.serialize_der().try_into().unwrap();
+        let (authority, client) = client_certificate();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(authority).unwrap();
+        let roots = Arc::new(roots);
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
+            .allow_unauthenticated()
+            .build()
+            .unwrap();
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(vec![issued.cert.der().clone()], key)
+            .unwrap();
+        let state = State {
+            version: 100,
+            token: token.to_owned(),
+            ..State::default()
+        };
+        let mut server = Self {
+            state: Arc::new(Mutex::new(state)),
+            seen: watch::Sender::new(0),
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+            certificate: issued.cert.pem(),
+            client,
+            tasks: JoinSet::new(),
+        };
+        server.come_back().await;
+        server
+    }
+
+    /// Its address.
+    pub(crate) fn url(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
+    /// Its certificate in PEM.
+    pub(crate) fn certificate(&self) -> &str {
+        &self.certificate
+    }
+
+    /// A client certificate that it lets in, and its key, in PEM.
+    pub(crate) fn client_certificate(&self) -> &(String, String) {
+        &self.client
+    }
+
+    /// Breaks all connections and takes no new ones.
+    pub(crate) async fn go_away(&mut self) {
+        self.tasks.shutdown().await;
+    }
+
+    /// Takes connections again, on the same port.
+    pub(crate) async fn come_back(&mut self) {
+        let listener = TcpListener::bind(self.address).await.unwrap();
+        self.address = listener.local_addr().unwrap();
+        let (state, seen) = (Arc::clone(&self.state), self.seen.clone());
+        let acceptor = self.acceptor.clone();
+        self.tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (state, seen) = (Arc::clone(&state), seen.clone());
+                let acceptor = acceptor.clone();
+                connections.spawn(async move {
+                    // A client that gives up amid the handshake, or later.
+                    let Ok(stream) = acceptor.accept(stream).await else {
+                        return;
+                    };
+                    let known = stream.get_ref().1.peer_certificates().is_some();
+                    let service = service_fn(|request| {
+                        let answer = answer(&state, &seen, &request, known);
+                        async { Ok::<_, Infallible>(answer) }
+                    });
+                    let connection = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service);
+                    drop(connection.await);
+                });
+            }
+        });
+    }
+
+    /// Another token is valid from now on.
+    pub(crate) fn set_token(&self, token: &str) {
+        token.clone_into(&mut self.lock().token);
+    }
+
+    /// Creates or changes an object.
+    pub(crate) fn apply(&self, resource: &str, object: Value) {
+        let mut state = self.lock();
+        state.version += 1;
+        let version = state.version;
+        state.resource(resource).apply(version, object);
+    }
+
+    /// Deletes an object by its name, with `namespace/` if it has one.
+    pub(crate) fn delete(&self, resource: &str, name: &str) {
+        let mut state = self.lock();
+        state.version += 1;
+        let version = state.version;
+        let resource = state.resource(resource);
+        let mut object = resource.objects.remove(name).unwrap();
+        object["metadata"]["resourceVersion"] = version.to_string().into();
+        resource.change(version, "DELETED", object);
+    }
+
+    /// Tells watchers the present version.
+    pub(crate) fn bookmark(&self, resource: &str) {
+        let mut state = self.lock();
+        let version = state.version;
+        let line = line("BOOKMARK", &bookmark(version, false));
+        state.resource(resource).send(&line);
+    }
+
+    /// Ends watches in order.
+    pub(crate) fn end_watches(&self, resource: &str) {
+        self.lock().resource(resource).watchers.clear();
+    }
+
+    /// Breaks watches off amid a line.
+    pub(crate) fn cut_watches(&self, resource: &str) {
+        for watcher in self.lock().resource(resource).watchers.drain(..) {
+            let half = Bytes::from_static(b"{\"type\":\"DELETED\",\"object\":{\"meta");
+            // One that has gone is cut already.
+            drop(watcher.try_send(Ok(Frame::data(half))));
+            drop(watcher.try_send(Err(io::Error::other("cut"))));
+        }
+    }
+
+    /// Sends watchers this line, whatever it is.
+    pub(crate) fn say(&self, resource: &str, text: &str) {
+        self.lock().resource(resource).send(&format!("{text}\n"));
+    }
+
+    /// Puts a fault in the way of the next request.
+    pub(crate) fn fault(&self, resource: &str, fault: Fault) {
+        self.lock().resource(resource).faults.push_back(fault);
+    }
+
+    /// Streaming lists are refused.
+    pub(crate) fn without_streams(&self, resource: &str) {
+        self.lock().resource(resource).without_streams = true;
+    }
+
+    /// Forgets all history: only the present version can be watched from.
+    pub(crate) fn compact(&self, resource: &str) {
+        let mut state = self.lock();
+        let version = state.version;
+        let resource = state.resource(resource);
+        resource.oldest = version;
+        resource.history.clear();
+    }
+
+    /// Goes back to an older version with these objects, as if restored from a
+    /// backup.
+    pub(crate) fn restore(&self, version: u64, resource: &str, objects: Vec<Value>) {
+        let mut state = self.lock();
+        state.version = version;
+        let resource = state.resource(resource);
+        resource.objects.clear();
+        for object in objects {
+            resource.apply(version, object);
+        }
+        resource.history.clear();
+        resource.oldest = 0;
+    }
+
+    /// The present version.
+    pub(crate) fn version(&self) -> u64 {
+        self.lock().version
+    }
+
+    /// The requests for a resource so far.
+    pub(crate) fn seen(&self, resource: &str) -> Vec<Seen> {
+        let state = self.lock();
+        let of = state.seen.iter().filter(|seen| seen.resource == resource);
+        of.cloned().collect()
+    }
+
+    /// Waits until the requests for a resource are as told.
+    pub(crate) async fn until_seen(&self, resource: &str, wanted: impl Fn(&[Seen]) -> bool) {
+        let mut count = self.seen.subscribe();
+        while !wanted(&self.seen(resource)) {
+            count.changed().await.unwrap();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+}
+
+impl State {
+    fn resource(&mut self, name: &str) -> &mut Resource {
+        self.resources.entry(name.to_owned()).or_default()
+    }
+}
+
+impl Resource {
+    fn apply(&mut self, version: u64, mut object: Value) {
+        object["metadata"]["resourceVersion"] = version.to_string().into();
+        let before = self.objects.insert(name(&object), object.clone());
+        let kind = if before.is_some() {
+            "MODIFIED"
+        } else {
+            "ADDED"
+        };
+        self.change(version, kind, object);
+    }
+
+    fn change(&mut self, version: u64, kind: &'static str, object: Value) {
+        self.send(&line(kind, &object));
+        self.history.push(Change {
+            version,
+            kind,
+            object,
+        });
+    }
+
+    fn send(&mut self, line: &str) {
+        self.watchers.retain(|watcher| {
+            let line = Bytes::copy_from_slice(line.as_bytes());
+            watcher.try_send(Ok(Frame::data(line))).is_ok()
+        });
+    }
+
+    fn list(&self, version: u64, query: &HashMap<String, String>) -> Response<Body> {
+        let number = |name: &str| query.get(name).map(|n| n.parse::<u64>().unwrap());
+        let limit = number("limit").unwrap_or(u64::MAX);
+        let (version, from) = match query.get("continue") {
+            None => (version, 0),
+            Some(token) => {
+                let (version, from) = token.split_once(':').unwrap();
+                let version = version.parse().unwrap();
+                if version < self.oldest {
+                    return status(410, None);
+                }
+                (version, from.parse().unwrap())
+            }
+        };
+        let items: Vec<_> = self.objects.values().skip(from).collect();
+        let page: Vec<_> = items
+            .iter()
+            .take(usize::try_from(limit).unwrap_or(usize::MAX))
+            .collect();
+        let mut metadata = json!({"resourceVersion": version.to_string()});
+        if page.len() < items.len() {
+            metadata["continue"] = format!("{version}:{}", from + page.len()).into();
+        }
+        let list = json!({"metadata": metadata, "items": page});
+        answer_of(200, Full::new(list.to_string().into()))
+    }
+
+    fn watch(&mut self, version: u64, query: &HashMap<String, String>) -> Response<Body> {
+        let (sender, mut receiver) = mpsc::channel(LINES);
+        let send = |line: String| sender.try_send(Ok(Frame::data(line.into()))).unwrap();
+        let from = query.get("resourceVersion").map_or("", String::as_str);
+        if query.contains_key("sendInitialEvents") {
+            if query.get("resourceVersionMatch").map(String::as_str) != Some("NotOlderThan") {
+                return status(422, None);
+            }
+            let initial = self.objects.values().map(|object| line("ADDED", object));
+            send(initial.collect());
+            send(line("BOOKMARK", &bookmark(version, true)));
+        } else {
+            let from: u64 = from.parse().unwrap();
+            if from < self.oldest {
+                send(error_event(410));
+                drop(sender);
+                return streamed(receiver);
+            }
+            let missed = self.history.iter().filter(|change| change.version > from);
+            send(
+                missed
+                    .map(|change| line(change.kind, &change.object))
+                    .collect(),
+            );
+            // In the future: silence, even when something happens.
+            if from > version {
+                let mut silent = Some(sender);
+                let body = StreamBody::new(poll_fn(move |cx| {
+                    let _keep = &mut silent;
+                    receiver.poll_recv(cx)
+                }));
+                return response(200, BodyExt::boxed(body));
+            }
+        }
+        self.watchers.push(sender);
+        streamed(receiver)
+    }
+}
+
+/// An authority for clients, and a certificate from it with its key in PEM.
+fn client_certificate() -> (CertificateDer<'static>, (String, String)) {
+    let mut authority = rcgen::CertificateParams::default();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = authority.self_signed(&key).unwrap();
+    let issuer = rcgen::Issuer::new(authority, key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut client = rcgen::CertificateParams::default();
+    client.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    let client = client.signed_by(&key, &issuer).unwrap();
+    (
+        certificate.der().clone(),
+        (client.pem(), key.serialize_pem()),
+    )
+}
+
+fn answer(
+    state: &Mutex<State>,
+    count: &watch::Sender<usize>,
+    request: &Request<Incoming>,
+    known: bool,
+) -> Response<Body> {
+    let mut state = state.lock().unwrap();
+    let path = request.uri().path();
+    let resource = path.rsplit('/').next().unwrap().to_owned();
+    let header = |name| request.headers().get(name).map(|v| v.to_str().unwrap());
+    let query = query(request.uri().query().unwrap_or_default());
+    state.seen.push(Seen {
+        resource: resource.clone(),
+        query: query.clone(),
+        at: Instant::now(),
+        accept: header(ACCEPT).unwrap_or_default().to_owned(),
+    });
+    count.send_modify(|count| *count += 1);
+    let token = format!("Bearer {}", state.token);
+    if !known && header(AUTHORIZATION) != Some(token.as_str()) {
+        return status(401, None);
+    }
+    let version = state.version;
+    let resource = state.resource(&resource);
+    let is_stream = query.contains_key("sendInitialEvents");
+    match resource.faults.pop_front() {
+        Some(Fault::Status(code)) => return status(code, None),
+        Some(Fault::RetryAfter(code, seconds)) => return status(code, Some(seconds)),
+        Some(Fault::ErrorEvent(code)) => {
+            return answer_of(200, Full::new(error_event(code).into()));
+        }
+        Some(Fault::Half) => {
+            let (sender, receiver) = mpsc::channel(2);
+            let half = Bytes::from_static(b"{\"kind\":\"List\",\"metadata\":{},\"items\":[{");
+            sender.try_send(Ok(Frame::data(half))).unwrap();
+            sender.try_send(Err(io::Error::other("cut"))).unwrap();
+            return streamed(receiver);
+        }
+        Some(Fault::Silence) => {
+            return response(
+                200,
+                BodyExt::boxed(StreamBody::new(poll_fn(|_| {
+                    std::task::Poll::<Option<Sent>>::Pending
+                }))),
+            );
+        }
+        None => {}
+    }
+    if is_stream && resource.without_streams {
+        return status(422, None);
+    }
+    if query.contains_key("watch") {
+        resource.watch(version, &query)
+    } else {
+        resource.list(version, &query)
+    }
+}
+
+fn line(kind: &str, object: &Value) -> String {
+    format!("{}\n", json!({"type": kind, "object": object}))
+}
+
+fn bookmark(version: u64, ends_initial_events: bool) -> Value {
+    let mut metadata = json!({"resourceVersion": version.to_string()});
+    if ends_initial_events {
+        metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+    }
+    json!({"metadata": metadata, "spec": {}})
+}
+
+fn error_event(code: u16) -> String {
+    line("ERROR", &failure(code, None))
+}
+
+fn failure(code: u16, retry_after: Option<u64>) -> Value {
+    let mut status = json!({
+        "kind": "Status",
+        "status": "Failure",
+        "message": format!("told to answer {code}"),
+        "code": code,
+    });
+    if let Some(seconds) = retry_after {
+        status["details"] = json!({"retryAfterSeconds": seconds});
+    }
+    status
+}
+
+fn status(code: u16, retry_after: Option<u64>) -> Response<Body> {
+    let text = failure(code, retry_after).to_string();
+    let mut response = answer_of(code, Full::new(text.into()));
+    if let Some(seconds) = retry_after {
+        response.headers_mut().insert(RETRY_AFTER, seconds.into());
+    }
+    response
+}
+
+fn answer_of(code: u16, body: Full<Bytes>) -> Response<Body> {
+    response(code, body.map_err(|never| match never {}).boxed())
+}
+
+fn streamed(mut receiver: mpsc::Receiver<Sent>) -> Response<Body> {
+    let body = StreamBody::new(poll_fn(move |cx| receiver.poll_recv(cx)));
+    response(200, BodyExt::boxed(body))
+}
+
+fn response(code: u16, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::from_u16(code).unwrap();
+    let json = hyper::header::HeaderValue::from_static("application/json");
+    response.headers_mut().insert(CONTENT_TYPE, json);
+    response
+}
+
+fn name(object: &Value) -> String {
+    let name = object["metadata"]["name"].as_str().unwrap();
+    match object["metadata"]["namespace"].as_str() {
+        Some(namespace) => format!("{namespace}/{name}"),
+        None => name.to_owned(),
+    }
+}
+
+fn query(text: &str) -> HashMap<String, String> {
+    let pairs = text.split('&').filter(|pair| !pair.is_empty());
+    pairs
+        .map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap();
+            (name.to_owned(), decode(value))
+        })
+        .collect()
+}
+
+/// Undoes percent-encoding.
+fn decode(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'%' => {
+                let digits = [rest.next().unwrap(), rest.next().unwrap()];
+                u8::from_str_radix(str::from_utf8(&digits).unwrap(), 16).unwrap()
+            }
+            b'+' => b' ',
+            byte => byte,
+        });
+    }
+    String::from_utf8(bytes).unwrap()
+}
