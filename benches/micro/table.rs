@@ -8,7 +8,7 @@ use divan::{Bencher, black_box};
 use kube_tun_proxy::ipvs::{
     Protocol, SchedulerKind, ServicePortName, Table, Verdict, VirtualAddress,
 };
-use kube_tun_proxy::service::{Change, VirtualServerSpec, WhenEmpty};
+use kube_tun_proxy::service::{Change, VirtualServerSpec};
 
 use crate::wire::{CLIENT, SERVICE};
 
@@ -29,18 +29,16 @@ fn spec(service: u32, first_endpoint: u32) -> VirtualServerSpec {
         SocketAddr::new(ip.into(), SERVICE.1)
     };
     let real_servers: Vec<_> = (0..ENDPOINTS).map(endpoint).collect();
+    let name = ServicePortName {
+        namespace: "bench".into(),
+        name: format!("service-{service}").into(),
+        port: "tcp".into(),
+        protocol: Protocol::Tcp,
+    };
     VirtualServerSpec {
-        address: virtual_address(service),
-        service: Arc::new(ServicePortName {
-            namespace: "bench".into(),
-            name: format!("service-{service}").into(),
-            port: "tcp".into(),
-            protocol: Protocol::Tcp,
-        }),
         serving: real_servers.clone(),
         real_servers,
-        when_empty: WhenEmpty::Reject,
-        persistence: None,
+        ..VirtualServerSpec::new(virtual_address(service), Arc::new(name))
     }
 }
 
@@ -57,12 +55,13 @@ fn full(scheduler: SchedulerKind) -> Table {
 #[divan::bench(args = [SchedulerKind::Rr, SchedulerKind::Lc, SchedulerKind::Sh, SchedulerKind::Mh], min_time = 0.1)]
 fn verdict_and_schedule(bencher: Bencher<'_, '_>, scheduler: SchedulerKind) {
     let table = full(scheduler);
-    let client = CLIENT.into();
+    let client = SocketAddr::from(CLIENT);
     let now = Instant::now();
     let mut service = 0;
     bencher.bench_local(|| {
         service = (service + 7_919) % SERVICES;
-        let verdict = table.verdict(black_box(virtual_address(service)));
+        let address = black_box(virtual_address(service));
+        let verdict = table.verdict(address, client.ip(), || false);
         let Verdict::Forward(server) = verdict else {
             panic!("{verdict:?}");
         };
