@@ -29,28 +29,16 @@ fn spec(service: u32, first_endpoint: u32) -> VirtualServerSpec {
         SocketAddr::new(ip.into(), SERVICE.1)
     };
     let real_servers: Vec<_> = (0..ENDPOINTS).map(endpoint).collect();
-<<<<<<< HEAD
     let name = Arc::new(ServicePortName {
-=======
-    let name = ServicePortName {
->>>>>>> bench
         namespace: "bench".into(),
         name: format!("service-{service}").into(),
         port: "tcp".into(),
         protocol: Protocol::Tcp,
-<<<<<<< HEAD
     });
     VirtualServerSpec {
         serving: real_servers.clone(),
         real_servers,
         ..VirtualServerSpec::new(virtual_address(service), name)
-=======
-    };
-    VirtualServerSpec {
-        serving: real_servers.clone(),
-        real_servers,
-        ..VirtualServerSpec::new(virtual_address(service), Arc::new(name))
->>>>>>> bench
     }
 }
 
@@ -67,21 +55,12 @@ fn full(scheduler: SchedulerKind) -> Table {
 #[divan::bench(args = [SchedulerKind::Rr, SchedulerKind::Lc, SchedulerKind::Sh, SchedulerKind::Mh], min_time = 0.1)]
 fn verdict_and_schedule(bencher: Bencher<'_, '_>, scheduler: SchedulerKind) {
     let table = full(scheduler);
-<<<<<<< HEAD
     let client: SocketAddr = CLIENT.into();
-=======
-    let client = SocketAddr::from(CLIENT);
->>>>>>> bench
     let now = Instant::now();
     let mut service = 0;
     bencher.bench_local(|| {
         service = (service + 7_919) % SERVICES;
-<<<<<<< HEAD
         let verdict = table.verdict(black_box(virtual_address(service)), client.ip(), || false);
-=======
-        let address = black_box(virtual_address(service));
-        let verdict = table.verdict(address, client.ip(), || false);
->>>>>>> bench
         let Verdict::Forward(server) = verdict else {
             panic!("{verdict:?}");
         };
