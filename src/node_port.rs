@@ -11,7 +11,7 @@
 //! addresses of a family has one socket for all; otherwise, and on UDP, whose answers
 //! must come from the address that was asked, each address has a socket of its own.
 //!
-//! TCP is moved by splice(2) through a pipe for each direction ([`relay`]); bytes are
+//! TCP is moved by splice(2) through a pipe for each direction (`relay`); bytes are
 //! never copied to this process. UDP goes datagram by datagram through a connected socket
 //! for each client, as in the data plane.
 //!

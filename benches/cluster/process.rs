@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -122,7 +122,7 @@ pub(crate) fn load(namespace: &Namespace, job: &Job) -> Result<Outcome> {
 /// Runs a program to its end, with text on its standard input.
 pub(crate) fn run_with_input(
     namespace: &Namespace,
-    program: &str,
+    program: &Path,
     arguments: &[&str],
     input: &str,
 ) -> Result<()> {
@@ -133,7 +133,7 @@ pub(crate) fn run_with_input(
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
-        .with_context(|| format!("start {program}"))?;
+        .with_context(|| format!("start {}", program.display()))?;
     let mut stdin = child.stdin.take().context("no standard input")?;
     stdin.write_all(input.as_bytes())?;
     drop(stdin);
@@ -142,7 +142,7 @@ pub(crate) fn run_with_input(
         stderr.read_to_string(&mut errors)?;
     }
     if !child.wait()?.success() {
-        bail!("{program}: {}", errors.trim());
+        bail!("{}: {}", program.display(), errors.trim());
     }
     Ok(())
 }

@@ -176,7 +176,7 @@ impl Site {
                 None
             }
             System::KernelNat => {
-                kernel_nat::start(node, real_server, services)?;
+                kernel_nat::start(node, found, real_server, services)?;
                 None
             }
             System::Haproxy => Some(haproxy::start(node, found, real_server)?),

@@ -12,12 +12,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use futures_util::stream::poll_fn;
-use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
+use hyper::header::{ACCEPT, AUTHORIZATION};
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -27,10 +26,9 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::{TlsAcceptor, rustls};
 
-type Body = BoxBody<Bytes, io::Error>;
-
-/// What a watcher is sent.
-type Sent = Result<Frame<Bytes>, io::Error>;
+use crate::answers::{
+    Body, Sent, answer_of, bookmark, error_event, line, name, query, response, status, streamed,
+};
 
 /// Lines that wait for a watcher.
 const LINES: usize = 4096;
@@ -495,94 +493,4 @@ fn answer(
     } else {
         resource.list(version, &query)
     }
-}
-
-fn line(kind: &str, object: &Value) -> String {
-    format!("{}\n", json!({"type": kind, "object": object}))
-}
-
-fn bookmark(version: u64, ends_initial_events: bool) -> Value {
-    let mut metadata = json!({"resourceVersion": version.to_string()});
-    if ends_initial_events {
-        metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
-    }
-    json!({"metadata": metadata, "spec": {}})
-}
-
-fn error_event(code: u16) -> String {
-    line("ERROR", &failure(code, None))
-}
-
-fn failure(code: u16, retry_after: Option<u64>) -> Value {
-    let mut status = json!({
-        "kind": "Status",
-        "status": "Failure",
-        "message": format!("told to answer {code}"),
-        "code": code,
-    });
-    if let Some(seconds) = retry_after {
-        status["details"] = json!({"retryAfterSeconds": seconds});
-    }
-    status
-}
-
-fn status(code: u16, retry_after: Option<u64>) -> Response<Body> {
-    let text = failure(code, retry_after).to_string();
-    let mut response = answer_of(code, Full::new(text.into()));
-    if let Some(seconds) = retry_after {
-        response.headers_mut().insert(RETRY_AFTER, seconds.into());
-    }
-    response
-}
-
-fn answer_of(code: u16, body: Full<Bytes>) -> Response<Body> {
-    response(code, body.map_err(|never| match never {}).boxed())
-}
-
-fn streamed(mut receiver: mpsc::Receiver<Sent>) -> Response<Body> {
-    let body = StreamBody::new(poll_fn(move |cx| receiver.poll_recv(cx)));
-    response(200, BodyExt::boxed(body))
-}
-
-fn response(code: u16, body: Body) -> Response<Body> {
-    let mut response = Response::new(body);
-    *response.status_mut() = StatusCode::from_u16(code).unwrap();
-    let json = hyper::header::HeaderValue::from_static("application/json");
-    response.headers_mut().insert(CONTENT_TYPE, json);
-    response
-}
-
-fn name(object: &Value) -> String {
-    let name = object["metadata"]["name"].as_str().unwrap();
-    match object["metadata"]["namespace"].as_str() {
-        Some(namespace) => format!("{namespace}/{name}"),
-        None => name.to_owned(),
-    }
-}
-
-fn query(text: &str) -> HashMap<String, String> {
-    let pairs = text.split('&').filter(|pair| !pair.is_empty());
-    pairs
-        .map(|pair| {
-            let (name, value) = pair.split_once('=').unwrap();
-            (name.to_owned(), decode(value))
-        })
-        .collect()
-}
-
-/// Undoes percent-encoding.
-fn decode(text: &str) -> String {
-    let mut bytes = Vec::new();
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'%' => {
-                let digits = [rest.next().unwrap(), rest.next().unwrap()];
-                u8::from_str_radix(str::from_utf8(&digits).unwrap(), 16).unwrap()
-            }
-            b'+' => b' ',
-            byte => byte,
-        });
-    }
-    String::from_utf8(bytes).unwrap()
 }

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 
 mod access;
+mod answers;
 mod api_server;
 mod cluster;
 mod facts;

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use anyhow::Result;
 use kube_tun_proxy::lab::Namespace;
 
-use super::vip;
+use super::{Found, vip};
 use crate::process::run_with_input;
 
 /// Services in one transaction: it is one message, which must fit the send buffer
@@ -37,11 +37,16 @@ const TABLE: &str = "table ip kube {
 }
 ";
 
-pub(super) fn start(node: &Namespace, real_server: SocketAddr, services: usize) -> Result<()> {
-    run_with_input(node, "nft", &["-f", "-"], TABLE)?;
+pub(super) fn start(
+    node: &Namespace,
+    found: &Found,
+    real_server: SocketAddr,
+    services: usize,
+) -> Result<()> {
+    run_with_input(node, &found.program, &["-f", "-"], TABLE)?;
     for first in (0..services).step_by(BATCH) {
         let rules = rules(real_server, first..services.min(first + BATCH));
-        run_with_input(node, "nft", &["-f", "-"], &rules)?;
+        run_with_input(node, &found.program, &["-f", "-"], &rules)?;
     }
     Ok(())
 }

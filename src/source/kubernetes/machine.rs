@@ -13,7 +13,9 @@
 //! 200 and then nothing. So the server is asked for its newest version first
 //! (a list of one object), and if that lies behind ours everything is listed
 //! again. The same is done when the server could not be reached: while it was
-//! away it may have been restored and have come past our version since.
+//! away it may have been restored and have come past our version since. Only a
+//! restore that nobody saw, between two requests that both succeeded, and that
+//! has come past our version by then, is not found out.
 
 use std::time::Duration;
 
