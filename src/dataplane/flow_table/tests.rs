@@ -142,7 +142,7 @@ impl Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
 
     #[test]
     fn as_the_model(steps in prop::collection::vec(step(), 0..80)) {

@@ -4,7 +4,6 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
 
 use super::link::Weather;
 use super::server::Pace;
@@ -120,14 +119,8 @@ fn setup() -> impl Strategy<Value = Setup> {
 }
 
 proptest! {
-    // The same scenarios each time: two smoltcps, who both go back to repeat and both
-    // look at no acknowledgment outside their window, get stuck in one of 100,000.
-    #![proptest_config(ProptestConfig {
-        rng_seed: RngSeed::Fixed(1),
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
-
+    // Two smoltcps, who both go back to repeat and both look at no acknowledgment outside
+    // their window, get stuck in one of 100,000 scenarios; no kernel's client does.
     #[test]
     fn streams_are_kept_and_flows_end(
         setup in setup(),
