@@ -33,6 +33,7 @@ mod udp_flow;
 mod view;
 mod worker;
 
+pub use access_log::LogWriter;
 pub use ending::{Ending, TcpTimeouts};
 pub use handle::{Dataplane, StartError};
 pub use server_socket::{KernelSocket, ServerSocket};

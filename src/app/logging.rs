@@ -14,6 +14,7 @@ use tracing_subscriber::fmt;
 use tracing_subscriber::util::TryInitError;
 
 use crate::config::LogFormat;
+use crate::dataplane::LogWriter;
 
 /// What is logged when RUST_LOG is not set. kube logs each failed request as an
 /// error; the source tells of trouble once.
@@ -40,7 +41,9 @@ pub enum LogError {
 pub fn init(format: LogFormat) -> Result<(), LogError> {
     use tracing_subscriber::util::SubscriberInitExt;
 
-    let events = fmt().with_env_filter(filter()?).with_writer(io::stderr);
+    let events = fmt()
+        .with_env_filter(filter()?)
+        .with_writer(LogWriter::default);
     match format {
         LogFormat::Text => {
             let colour = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none();

@@ -25,6 +25,8 @@ pub enum Ending {
     Replaced,
     /// The endpoint no longer serves (UDP only).
     EndpointRemoved,
+    /// It had its answer and nothing moved since, and a new flow needed the room (UDP only).
+    Displaced,
     /// No real server took the connection: each refused or could not be reached.
     ConnectRefused,
     /// No real server took the connection: each stayed silent.
@@ -51,6 +53,7 @@ impl Ending {
             Self::ClosingTimeout => "closing_timeout",
             Self::Replaced => "replaced",
             Self::EndpointRemoved => "endpoint_removed",
+            Self::Displaced => "displaced",
             Self::ConnectRefused => "connect_refused",
             Self::ConnectTimeout => "connect_timeout",
             Self::Abandoned => "abandoned",

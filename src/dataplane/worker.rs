@@ -9,6 +9,7 @@
 //! socket, edge-triggered, no task and no waker a flow, and the order of work within
 //! a turn is ours to choose.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -70,6 +71,8 @@ pub(super) struct Worker {
     flows: FlowTable<Flow>,
     timers: Timers,
     dirty: Vec<FlowId>,
+    /// UDP flows that have been answered, the longest ago first.
+    answered: VecDeque<FlowId>,
     stack: Stack,
     sink: TunSink,
     rings: RingPool,
@@ -132,6 +135,7 @@ impl Worker {
             flows: FlowTable::default(),
             timers: Timers::default(),
             dirty: Vec::new(),
+            answered: VecDeque::new(),
             rings: RingPool::new(keep),
             half_open: HalfOpen::default(),
             local: LocalAddresses::default(),
@@ -230,7 +234,7 @@ impl Worker {
         };
         match &mut flow.kind {
             Kind::Dialing(_) => {
-                self.dial_ready(id);
+                self.dial_ready(id, event);
                 // epoll tells of a change once: the event of a connection may be
                 // that of its first bytes, or of its end, as well.
                 self.server_ready(id, event);
@@ -343,10 +347,10 @@ impl Worker {
 
     /// Counts a new flow in, or says which limit forbids it.
     fn admit(&mut self) -> Result<(), RejectReason> {
-        let config = &self.shared.config;
-        if self.shared.flows.load(Ordering::Relaxed) >= config.max_flows {
-            return Err(RejectReason::FlowLimit);
+        if self.shared.flows.load(Ordering::Relaxed) >= self.shared.config.max_flows {
+            self.make_room()?;
         }
+        let config = &self.shared.config;
         if self.shared.memory.load(Ordering::Relaxed) >= config.max_memory {
             // What free rings hold must not keep flows out.
             let held = self.rings.touched();
@@ -369,6 +373,8 @@ impl Worker {
         }
         add(&self.stats.opened);
         let started = self.now;
+        let flows = &mut self.flows;
+        self.timers.tidy(flows.len(), |id| flows.get(id).is_none());
         self.flows.insert(key, |_| Flow {
             key,
             kind,

@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Interest, Token};
 
@@ -235,7 +236,7 @@ impl Worker {
     }
 
     /// The socket of a dial has become writable or failed.
-    pub(super) fn dial_ready(&mut self, id: FlowId) {
+    pub(super) fn dial_ready(&mut self, id: FlowId, event: &Event) {
         let Some(flow) = self.flows.get_mut(id) else {
             return;
         };
@@ -243,7 +244,17 @@ impl Worker {
             return;
         };
         let Some(socket) = &dial.socket else { return };
-        match socket.connect_result() {
+        // What is writable and neither broken nor closed is connected: no call to ask.
+        let sound = event.is_writable()
+            && !event.is_error()
+            && !event.is_write_closed()
+            && !event.is_read_closed();
+        let result = if sound {
+            Ok(())
+        } else {
+            socket.connect_result()
+        };
+        match result {
             Ok(()) => self.open(id),
             Err(error) => {
                 self.attempt_failed(id, &error);

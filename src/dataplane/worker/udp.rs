@@ -8,7 +8,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Token};
 
 use super::receive::Arrival;
-use super::{Kind, Worker};
+use super::{Flow, Kind, Worker};
 use crate::dataplane::ending::Ending;
 use crate::dataplane::flow_table::{FlowId, FlowKey, Found};
 use crate::dataplane::stats::add;
@@ -22,6 +22,9 @@ use crate::packet::{
 
 /// Datagrams that one flow may bring from its real server before others have a turn.
 const BATCH: usize = 64;
+
+/// Flows looked at for one that can make room.
+const LOOKS: usize = 64;
 
 /// Payload of the largest datagram: what a 16-bit length leaves beside UDP's header.
 const MAX_PAYLOAD: usize = 65_527;
@@ -205,7 +208,7 @@ impl Worker {
                 self.pass_from_real_server_v6(id)
             };
             match received {
-                Ok(()) => {}
+                Ok(()) => self.note_reply(id),
                 Err(error) if is_icmp(&error) => {
                     self.tell_unreachable(id, client, virtual_server, what(&error));
                 }
@@ -248,6 +251,42 @@ impl Worker {
         self.sink
             .send_datagram_v4(from, to, ident, |room| udp.receive(room, now))?;
         Ok(())
+    }
+
+    /// Remembers that a flow has got its first reply.
+    fn note_reply(&mut self, id: FlowId) {
+        let is_first = |flow: &Flow| matches!(&flow.kind, Kind::Udp(udp) if udp.is_first_reply());
+        if !self.flows.get(id).is_some_and(is_first) {
+            return;
+        }
+        while let Some(oldest) = self.answered.front()
+            && self.flows.get(*oldest).is_none()
+        {
+            self.answered.pop_front();
+        }
+        self.answered.push_back(id);
+    }
+
+    /// Ends the UDP flow whose question was answered the longest ago, as conntrack drops
+    /// entries early when its table is full (early_drop, net/netfilter/nf_conntrack_core.c).
+    /// What has more to say stays.
+    pub(super) fn make_room(&mut self) -> Result<(), RejectReason> {
+        for _ in 0..LOOKS {
+            let Some(id) = self.answered.pop_front() else {
+                break;
+            };
+            let Some(Kind::Udp(udp)) = self.flows.get(id).map(|flow| &flow.kind) else {
+                continue;
+            };
+            if udp.has_its_answer() {
+                self.finish(id, Ending::Displaced);
+                return Ok(());
+            }
+            if !udp.is_conversation() {
+                self.answered.push_back(id);
+            }
+        }
+        Err(RejectReason::FlowLimit)
     }
 
     fn pass_from_real_server_v6(&mut self, id: FlowId) -> io::Result<()> {
