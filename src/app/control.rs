@@ -88,7 +88,7 @@ impl Control {
         if complete && let Some(unsynced) = self.unsynced.take() {
             info!(
                 services = self.services(),
-                virtual_servers = self.table.snapshot().len(),
+                virtual_servers = self.table.len(),
                 "the first full state is programmed"
             );
             drop(unsynced);
