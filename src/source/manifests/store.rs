@@ -14,7 +14,7 @@ use foldhash::quality::RandomState;
 
 use super::parse::Loaded;
 use super::report::Report;
-use crate::service::object::{Event, ObjectKey, Origin};
+use crate::service::object::{Event, NamespacedName, ObjectKey, ObjectKind, Origin};
 
 /// A file, in the order of names. A path's own order takes it apart at every
 /// comparison, which is felt with tens of thousands of files.
@@ -56,8 +56,8 @@ enum Places {
 
 #[derive(Debug, Default)]
 struct Content {
-    /// The first of each name.
-    objects: HashMap<ObjectKey, Loaded, RandomState>,
+    /// The first of each name, in the order of keys.
+    objects: Vec<Loaded>,
     /// Where objects stand again in the same file, in the order of the file.
     again: Vec<(ObjectKey, Origin)>,
     /// All of the file was understood.
@@ -85,8 +85,12 @@ impl Store {
         let Some(content) = self.files.get(file) else {
             return false;
         };
-        let keys: BTreeSet<ObjectKey> = objects.iter().map(|loaded| loaded.object.key()).collect();
-        content.objects.keys().any(|key| !keys.contains(key))
+        let keys: BTreeSet<_> = objects
+            .iter()
+            .map(|loaded| loaded.object.kind_and_name())
+            .collect();
+        let mut held = content.objects.iter();
+        held.any(|loaded| !keys.contains(&loaded.object.kind_and_name()))
     }
 
     /// Forgets a file.
@@ -121,18 +125,19 @@ impl Store {
 
     fn replace(&mut self, file: Name, content: Option<Content>) {
         let old = self.files.remove(&file).unwrap_or_default();
-        let new = content.as_ref().map(|content| &content.objects);
-        let differs = |key: &ObjectKey, loaded: &Loaded| {
-            new.and_then(|objects| objects.get(key)) != Some(loaded)
+        let new = content.as_ref();
+        let found = |content: Option<&Content>, loaded: &Loaded| {
+            content.and_then(|content| content.get(loaded.object.kind_and_name()).cloned())
         };
         let mut touched: Vec<ObjectKey> = (old.objects.iter())
-            .filter(|(key, loaded)| differs(key, loaded))
-            .map(|(key, _)| key.clone())
+            .filter(|loaded| found(new, loaded).as_ref() != Some(*loaded))
+            .map(|loaded| loaded.object.key())
             .collect();
-        let added = new.into_iter().flat_map(HashMap::keys);
-        touched.extend(added.filter(|key| !old.objects.contains_key(*key)).cloned());
-        let again = content.as_ref().map(|content| &content.again);
-        let again = old.again.iter().chain(again.into_iter().flatten());
+        let added = new.into_iter().flat_map(|content| &content.objects);
+        let added = added.filter(|loaded| found(Some(&old), loaded).is_none());
+        touched.extend(added.map(|loaded| loaded.object.key()));
+        let again = new.into_iter().flat_map(|content| &content.again);
+        let again = old.again.iter().chain(again);
         touched.extend(again.map(|(key, _)| key.clone()));
         self.files.insert(file.clone(), old);
         for key in touched {
@@ -140,7 +145,7 @@ impl Store {
                 let before = self.in_force(&key).cloned();
                 self.before.insert(key.clone(), before);
             }
-            if new.is_some_and(|objects| objects.contains_key(&key)) {
+            if new.is_some_and(|content| content.get((key.kind, &key.name)).is_some()) {
                 self.stands_in(key, &file);
             } else {
                 self.stands_not_in(&key, &file);
@@ -196,7 +201,7 @@ impl Store {
 
     fn in_force(&self, key: &ObjectKey) -> Option<&Loaded> {
         let first = self.files_of(key).next()?;
-        self.files.get(first)?.objects.get(key)
+        self.files.get(first)?.get((key.kind, &key.name))
     }
 
     /// Says where an object stands again, if that was not said before.
@@ -211,7 +216,7 @@ impl Store {
                 };
                 let again = content.again.iter().filter(|(other, _)| other == key);
                 let again = again.map(|(_, origin)| origin);
-                let first = content.objects.get(key).filter(|_| nth > 0);
+                let first = content.get((key.kind, &key.name)).filter(|_| nth > 0);
                 for ignored in first.map(|loaded| &loaded.origin).into_iter().chain(again) {
                     let pair = (Name(used.origin.file.clone()), file.clone());
                     if told.is_none_or(|told| !told.contains(&pair)) && !found.contains(&pair) {
@@ -243,22 +248,29 @@ impl Store {
 }
 
 impl Content {
-    fn new(all: Vec<Loaded>, good: bool) -> Self {
-        let mut objects = HashMap::with_capacity_and_hasher(all.len(), RandomState::default());
+    fn new(mut objects: Vec<Loaded>, good: bool) -> Self {
         let mut again = Vec::new();
-        for loaded in all {
-            let key = loaded.object.key();
-            if objects.contains_key(&key) {
-                again.push((key, loaded.origin));
-            } else {
-                objects.insert(key, loaded);
+        // Stable: of one key the first stays first.
+        objects.sort_by(|a, b| a.object.kind_and_name().cmp(&b.object.kind_and_name()));
+        objects.dedup_by(|next, kept| {
+            let same = next.object.kind_and_name() == kept.object.kind_and_name();
+            if same {
+                again.push((next.object.key(), next.origin.clone()));
             }
-        }
+            same
+        });
+        objects.shrink_to_fit();
         Self {
             objects,
             again,
             good,
         }
+    }
+
+    fn get(&self, key: (ObjectKind, &NamespacedName)) -> Option<&Loaded> {
+        let key_of = |loaded: &Loaded| loaded.object.kind_and_name().cmp(&key);
+        let at = self.objects.binary_search_by(key_of).ok()?;
+        self.objects.get(at)
     }
 }
 
@@ -266,3 +278,6 @@ impl Content {
 fn place(origin: &Origin) -> (&std::ffi::OsStr, u32, Option<u32>) {
     (origin.file.as_os_str(), origin.document, origin.item)
 }
+
+#[cfg(test)]
+mod proptests;
