@@ -52,21 +52,23 @@ fn objects(file: u8, objects: &[(u8, u8)]) -> Vec<Loaded> {
 /// All files, with whether they have been good.
 type Files = BTreeMap<u8, (Vec<Loaded>, bool)>;
 
-/// What is in force, and which object stands again in which file.
-fn find(
-    files: &Files,
-) -> (
-    BTreeMap<ObjectKey, Loaded>,
-    BTreeSet<(ObjectKey, Arc<Path>)>,
-) {
-    let mut in_force: BTreeMap<ObjectKey, Loaded> = BTreeMap::new();
-    let mut again = BTreeSet::new();
+/// What is in force.
+type InForce = BTreeMap<ObjectKey, Loaded>;
+
+/// Which object stands again in which file.
+type Again = BTreeSet<(ObjectKey, Arc<Path>)>;
+
+fn find(files: &Files) -> (InForce, Again) {
+    let (mut in_force, mut again) = (InForce::new(), Again::new());
     for loaded in files.values().flat_map(|(objects, _)| objects) {
         let key = loaded.object.key();
-        if in_force.contains_key(&key) {
-            again.insert((key, loaded.origin.file.clone()));
-        } else {
-            in_force.insert(key, loaded.clone());
+        match in_force.entry(key) {
+            Entry::Occupied(entry) => {
+                again.insert((entry.key().clone(), loaded.origin.file.clone()));
+            }
+            Entry::Vacant(entry) => {
+                entry.insert(loaded.clone());
+            }
         }
     }
     (in_force, again)
