@@ -47,7 +47,7 @@ pub(crate) use dialer::Dialer;
 pub(crate) use flow_table::{FlowId, FlowKey, FlowTable, Found};
 pub(crate) use local_addresses::interface_addresses;
 pub(crate) use preface::proxy_header;
-pub(crate) use shared::Shared;
+pub(crate) use shared::{Shared, Sweep};
 pub(crate) use stats::{WorkerStats, add};
 pub(crate) use timers::Timers;
 pub(crate) use udp_flow::{UdpFlow, is_icmp};

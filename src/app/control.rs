@@ -15,6 +15,10 @@ use crate::service::index::Index;
 use crate::service::object::ObjectWarning;
 use crate::source::Batch;
 
+/// Changes of the first full state that are programmed at a time: nothing is served
+/// yet, and all of them are more memory than is needed ever after.
+const PORTION: usize = 512;
+
 /// Applies batches of events to the index, and what changes to the table. No
 /// task of its own: it belongs to the one that receives the batches.
 #[derive(Debug)]
@@ -68,19 +72,30 @@ impl Control {
             triggers,
         } = batch;
         self.health.queued(Instant::now());
+        let portion = match &self.unsynced {
+            Some(_) => PORTION,
+            // Who follows the changes sees those of a batch together.
+            None => usize::MAX,
+        };
+        let mut changed = false;
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        let outcome = index.apply_all(events);
+        let warnings = index.apply_in_portions(events, portion, |changes| {
+            changed = true;
+            for change in &changes {
+                debug!(?change, "programming");
+                self.table.apply(change);
+            }
+            if let Some(exposure) = &self.exposure {
+                exposure.programmed(&changes, false);
+            }
+        });
         drop(index);
-        for change in &outcome.changes {
-            debug!(?change, "programming");
-            self.table.apply(change);
-        }
-        outcome.warnings.iter().for_each(warn_of);
+        warnings.iter().for_each(warn_of);
         if complete {
             self.table.set_synced();
-        }
-        if let Some(exposure) = &self.exposure {
-            exposure.programmed(&outcome.changes, complete);
+            if let Some(exposure) = &self.exposure {
+                exposure.programmed(&[], true);
+            }
         }
         for trigger in triggers {
             self.measure(trigger);
@@ -88,13 +103,13 @@ impl Control {
         if complete && let Some(unsynced) = self.unsynced.take() {
             info!(
                 services = self.services(),
-                virtual_servers = self.table.snapshot().len(),
+                virtual_servers = self.table.len(),
                 "the first full state is programmed"
             );
             drop(unsynced);
         }
         self.health.updated(SystemTime::now());
-        !outcome.changes.is_empty()
+        changed
     }
 
     fn services(&self) -> usize {

@@ -15,7 +15,7 @@ use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 
 use super::access_log;
-use super::shared::{Message, Owners, Shared};
+use super::shared::{Message, Owners, Shared, Sweep};
 use super::stats::{Counters, WorkerStats};
 use super::view::FlowView;
 use super::worker::{MAILBOX, Parts, Worker};
@@ -55,6 +55,7 @@ pub enum StartError {
 pub struct Dataplane {
     shared: Arc<Shared>,
     mailboxes: Vec<(SyncSender<Message>, Arc<Waker>)>,
+    sweeps: Vec<Arc<Sweep>>,
     threads: Vec<thread::JoinHandle<()>>,
     failure: watch::Receiver<Option<String>>,
 }
@@ -108,6 +109,7 @@ impl Dataplane {
         let mut dataplane = Self {
             shared: Arc::clone(&shared),
             mailboxes,
+            sweeps: queues.iter().map(|_| Arc::default()).collect(),
             threads: vec![log_thread],
             failure,
         };
@@ -125,6 +127,7 @@ impl Dataplane {
                 queue,
                 poll,
                 mailbox,
+                sweep: Arc::clone(&dataplane.sweeps[index]),
                 log: log.clone(),
                 seed: random_seed(index),
             };
@@ -147,9 +150,14 @@ impl Dataplane {
     }
 
     /// Tells the workers that real servers may have retired. Call it after changes
-    /// of the table; UDP flows to retired real servers end at once.
+    /// of the table; UDP flows to retired real servers end at once. It never waits.
     pub fn table_changed(&self) {
-        self.tell(|| Message::Sweep);
+        for (sweep, (_, waker)) in self.sweeps.iter().zip(&self.mailboxes) {
+            if sweep.ask() {
+                // Fails for no worker that runs.
+                let _ = waker.wake();
+            }
+        }
     }
 
     /// Serves clients other than this node from now on, or drops what they send.

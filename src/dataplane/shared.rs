@@ -48,15 +48,51 @@ impl Shared {
     }
 }
 
+/// Asks a worker to end UDP flows to real servers that have retired. However often
+/// it is asked for before the worker gets to it, it is one sweep: so it has no place
+/// in the mailbox, and who asks never waits.
+#[derive(Debug, Default)]
+pub(crate) struct Sweep(AtomicBool);
+
+impl Sweep {
+    /// Asks. The answer is whether the worker must be woken for it.
+    pub(crate) fn ask(&self) -> bool {
+        // Release: whoever takes it sees the table as it is now.
+        !self.0.swap(true, Ordering::AcqRel)
+    }
+
+    /// Whether it was asked for, once.
+    pub(crate) fn take(&self) -> bool {
+        self.0.swap(false, Ordering::AcqRel)
+    }
+}
+
 /// What a worker can be told.
 #[derive(Debug)]
 pub(crate) enum Message {
-    /// Real servers may have retired: end UDP flows to them.
-    Sweep,
     /// Say which flows there are.
     Flows(tokio::sync::oneshot::Sender<Vec<FlowView>>),
     /// A packet of a flow that this worker owns, with its virtio-net header.
     Packet(Vec<u8>),
     /// Reset all flows and end.
     Stop,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sweep_that_is_asked_for_often_is_one() {
+        let sweep = Sweep::default();
+        assert!(!sweep.take());
+        assert!(sweep.ask());
+        for _ in 0..5000 {
+            assert!(!sweep.ask());
+        }
+        assert!(sweep.take());
+        assert!(!sweep.take());
+        // The next one wakes the worker again.
+        assert!(sweep.ask());
+    }
 }

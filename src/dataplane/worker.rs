@@ -27,7 +27,7 @@ use super::ending::Ending;
 use super::flow_table::{FlowId, FlowKey, FlowTable};
 use super::half_open::HalfOpen;
 use super::local_addresses::LocalAddresses;
-use super::shared::{Message, Shared};
+use super::shared::{Message, Shared, Sweep};
 use super::sink::TunSink;
 use super::stats::{WorkerStats, add};
 use super::timers::Timers;
@@ -67,6 +67,7 @@ pub(super) struct Worker {
     queue: Arc<Queue>,
     poll: Poll,
     mailbox: Receiver<Message>,
+    sweep: Arc<Sweep>,
     log: SyncSender<FlowRecord>,
     flows: FlowTable<Flow>,
     timers: Timers,
@@ -103,6 +104,7 @@ pub(super) struct Parts {
     pub(super) queue: Queue,
     pub(super) poll: Poll,
     pub(super) mailbox: Receiver<Message>,
+    pub(super) sweep: Arc<Sweep>,
     pub(super) log: SyncSender<FlowRecord>,
     /// Seed of sequence numbers and identifiers.
     pub(super) seed: u64,
@@ -131,6 +133,7 @@ impl Worker {
             queue,
             poll: parts.poll,
             mailbox: parts.mailbox,
+            sweep: parts.sweep,
             log: parts.log,
             flows: FlowTable::default(),
             timers: Timers::default(),
@@ -301,9 +304,11 @@ impl Worker {
     }
 
     fn read_mailbox(&mut self) -> Mail {
+        if self.sweep.take() {
+            self.sweep();
+        }
         loop {
             match self.mailbox.try_recv() {
-                Ok(Message::Sweep) => self.sweep(),
                 Ok(Message::Flows(reply)) => {
                     // The asker may have gone.
                     let _ = reply.send(self.views());

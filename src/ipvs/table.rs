@@ -168,6 +168,16 @@ impl Table {
         views
     }
 
+    /// How many virtual servers there are.
+    pub fn len(&self) -> usize {
+        self.servers.len()
+    }
+
+    /// Is there none?
+    pub fn is_empty(&self) -> bool {
+        self.servers.is_empty()
+    }
+
     fn judge(
         &self,
         address: VirtualAddress,

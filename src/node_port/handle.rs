@@ -14,7 +14,9 @@ use super::addresses::NodeAddresses;
 use super::plan::{Plan, Step, Steps};
 use super::token::MAILBOX;
 use super::worker::{Message, Parts, Worker};
-use crate::dataplane::{Counters, Dataplane, FlowView, StartError, WorkerStats, start_access_log};
+use crate::dataplane::{
+    Counters, Dataplane, FlowView, StartError, Sweep, WorkerStats, start_access_log,
+};
 use crate::ipvs::ServicePortName;
 use crate::service::Change;
 
@@ -26,6 +28,7 @@ const MAILBOX_DEPTH: usize = 1024;
 pub struct NodePorts {
     state: Mutex<State>,
     mailboxes: Vec<(SyncSender<Message>, Arc<Waker>)>,
+    sweeps: Vec<Arc<Sweep>>,
     threads: Vec<thread::JoinHandle<()>>,
     stats: Vec<Arc<WorkerStats>>,
     failure: watch::Receiver<Option<String>>,
@@ -63,6 +66,7 @@ impl NodePorts {
                 except: config.except,
             }),
             mailboxes: Vec::new(),
+            sweeps: Vec::new(),
             threads: vec![log_thread],
             stats: Vec::new(),
             failure,
@@ -73,7 +77,9 @@ impl NodePorts {
             let waker = Arc::new(Waker::new(poll.registry(), MAILBOX).map_err(events)?);
             let (sender, mailbox) = sync_channel(MAILBOX_DEPTH);
             let stats = Arc::new(WorkerStats::default());
+            let sweep = Arc::new(Sweep::default());
             let parts = Parts {
+                sweep: Arc::clone(&sweep),
                 shared: Arc::clone(&shared),
                 stats: Arc::clone(&stats),
                 poll,
@@ -92,6 +98,7 @@ impl NodePorts {
                 })
                 .map_err(|source| StartError::Thread { name, source })?;
             node_ports.mailboxes.push((sender, waker));
+            node_ports.sweeps.push(sweep);
             node_ports.stats.push(stats);
             node_ports.threads.push(thread);
         }
@@ -115,7 +122,12 @@ impl NodePorts {
         // Still under the lock: the workers see steps in the order of the changes.
         self.carry_out(steps);
         drop(state);
-        self.tell(|| Message::Sweep);
+        for (sweep, (_, waker)) in self.sweeps.iter().zip(&self.mailboxes) {
+            if sweep.ask() {
+                // Fails for no worker that runs.
+                let _ = waker.wake();
+            }
+        }
     }
 
     /// Looks at the node's addresses again: call it when they may have changed.

@@ -25,8 +25,8 @@ use super::pipe::Pipes;
 use super::relay::{Readiness, Side};
 use super::token::{MAILBOX, Owner};
 use crate::dataplane::{
-    Dialer, Ending, FlowId, FlowKey, FlowRecord, FlowTable, FlowView, Shared, Timers, WorkerStats,
-    add,
+    Dialer, Ending, FlowId, FlowKey, FlowRecord, FlowTable, FlowView, Shared, Sweep, Timers,
+    WorkerStats, add,
 };
 use crate::ipvs::{DropReason, EchoVerdict, Protocol, RejectReason, Verdict, VirtualServer};
 
@@ -46,8 +46,6 @@ pub(super) enum Message {
     Close(ListenAddress),
     /// Addresses of the node have changed.
     Addresses,
-    /// Real servers may have retired: end UDP flows to them.
-    Sweep,
     /// Say which flows there are.
     Flows(oneshot::Sender<Vec<FlowView>>),
     /// Say once that everything told before is done.
@@ -62,6 +60,7 @@ pub(super) struct Parts {
     pub(super) stats: Arc<WorkerStats>,
     pub(super) poll: Poll,
     pub(super) mailbox: Receiver<Message>,
+    pub(super) sweep: Arc<Sweep>,
     pub(super) log: SyncSender<FlowRecord>,
 }
 
@@ -70,6 +69,7 @@ pub(super) struct Worker {
     stats: Arc<WorkerStats>,
     poll: Poll,
     mailbox: Receiver<Message>,
+    sweep: Arc<Sweep>,
     log: SyncSender<FlowRecord>,
     /// By number.
     listeners: BTreeMap<u32, Listener>,
@@ -104,6 +104,7 @@ impl Worker {
             stats: parts.stats,
             poll: parts.poll,
             mailbox: parts.mailbox,
+            sweep: parts.sweep,
             log: parts.log,
             listeners: BTreeMap::new(),
             numbers: BTreeMap::new(),
@@ -169,12 +170,14 @@ impl Worker {
     }
 
     fn read_mailbox(&mut self) -> Mail {
+        if self.sweep.take() {
+            self.sweep();
+        }
         loop {
             match self.mailbox.try_recv() {
                 Ok(Message::Open(listen)) => self.open(listen),
                 Ok(Message::Close(at)) => self.close(at),
                 Ok(Message::Addresses) => self.own.forget(),
-                Ok(Message::Sweep) => self.sweep(),
                 // The askers may have gone.
                 Ok(Message::Flows(reply)) => drop(reply.send(self.views())),
                 Ok(Message::Settled(reply)) => drop(reply.send(())),

@@ -7,6 +7,8 @@
 //! was yields no change.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::mem::take;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::address::Family;
@@ -44,7 +46,10 @@ pub struct Index {
 
 #[derive(Debug)]
 struct Emitted {
+    /// Without the endpoints that serve, if these are the real servers: with many
+    /// virtual servers it is a third of all memory here.
     spec: VirtualServerSpec,
+    serves_all: bool,
     lacks_local: bool,
 }
 
@@ -118,6 +123,20 @@ impl Index {
     /// Takes events together: each virtual server concerned is worked out once,
     /// after the last of them.
     pub fn apply_all(&mut self, events: impl IntoIterator<Item = Event>) -> Outcome {
+        let mut changes = Vec::new();
+        let warnings = self.apply_in_portions(events, usize::MAX, |all| changes = all);
+        Outcome { changes, warnings }
+    }
+
+    /// Takes events together, and gives what changes in portions of at most so many
+    /// changes, in the order of [`Outcome::changes`]: a whole cluster at once is
+    /// more than need be in memory. The answer is what was left out.
+    pub fn apply_in_portions(
+        &mut self,
+        events: impl IntoIterator<Item = Event>,
+        portion: usize,
+        mut give: impl FnMut(Vec<Change>),
+    ) -> Vec<ObjectWarning> {
         let mut dirty = Dirty::default();
         let network = self.network.clone();
         for event in events {
@@ -137,6 +156,9 @@ impl Index {
         }
         for address in addresses {
             changes.extend(self.settle(address));
+            if changes.len() >= portion {
+                give(take(&mut changes));
+            }
             for (loser, error) in self.claims.new_conflicts(&address) {
                 warnings.push(ObjectWarning {
                     origin: self.services.get(&loser).and_then(|s| s.origin.clone()),
@@ -149,7 +171,10 @@ impl Index {
             }
         }
         changes.extend(services.iter().filter_map(|name| self.settle_health(name)));
-        Outcome { changes, warnings }
+        if !changes.is_empty() {
+            give(changes);
+        }
+        warnings
     }
 
     /// This node as far as it is known.
@@ -170,8 +195,8 @@ impl Index {
     }
 
     /// The virtual servers as they should be, by address.
-    pub fn virtual_servers(&self) -> Vec<&VirtualServerSpec> {
-        let mut all: Vec<_> = self.emitted.values().map(|e| &e.spec).collect();
+    pub fn virtual_servers(&self) -> Vec<VirtualServerSpec> {
+        let mut all: Vec<_> = self.emitted.values().map(Emitted::spec).collect();
         all.sort_by_key(|spec| spec.address);
         all
     }
@@ -323,10 +348,10 @@ impl Index {
             self.emitted.remove(&address)?;
             return Some(Change::Remove(address));
         };
-        let (spec, lacks_local) = (selection.spec(), selection.lacks_local());
-        let is_new = self.emitted.get(&address).is_none_or(|e| e.spec != spec);
-        let change = is_new.then(|| Change::Upsert(spec.clone()));
-        self.emitted.insert(address, Emitted { spec, lacks_local });
+        let new = Emitted::new(selection.spec(), selection.lacks_local());
+        let is_new = self.emitted.get(&address).is_none_or(|e| !e.says_as(&new));
+        let change = is_new.then(|| Change::Upsert(new.spec()));
+        self.emitted.insert(address, new);
         change
     }
 
@@ -379,6 +404,39 @@ impl Index {
             self.ipvs_compat,
         ))
     }
+}
+
+impl Emitted {
+    fn new(mut spec: VirtualServerSpec, lacks_local: bool) -> Self {
+        let serves_all = spec.serving == sorted(&spec.real_servers);
+        if serves_all {
+            spec.serving = Vec::new();
+        }
+        Self {
+            spec,
+            serves_all,
+            lacks_local,
+        }
+    }
+
+    /// What was said.
+    fn spec(&self) -> VirtualServerSpec {
+        let mut spec = self.spec.clone();
+        if self.serves_all {
+            spec.serving = sorted(&spec.real_servers);
+        }
+        spec
+    }
+
+    fn says_as(&self, other: &Self) -> bool {
+        self.spec == other.spec && self.serves_all == other.serves_all
+    }
+}
+
+fn sorted(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
+    let mut sorted = addresses.to_vec();
+    sorted.sort_unstable();
+    sorted
 }
 
 fn warn(

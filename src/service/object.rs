@@ -168,14 +168,19 @@ pub enum Object {
 impl Object {
     /// Names the object.
     pub fn key(&self) -> ObjectKey {
-        let (kind, name) = match self {
-            Self::Service(service) => (ObjectKind::Service, &service.name),
-            Self::EndpointSlice(slice) => (ObjectKind::EndpointSlice, &slice.name),
-            Self::Node(node) => (ObjectKind::Node, &node.name),
-        };
+        let (kind, name) = self.kind_and_name();
         ObjectKey {
             kind,
             name: name.clone(),
+        }
+    }
+
+    /// Names the object, in the order of [`ObjectKey`].
+    pub fn kind_and_name(&self) -> (ObjectKind, &NamespacedName) {
+        match self {
+            Self::Service(service) => (ObjectKind::Service, &service.name),
+            Self::EndpointSlice(slice) => (ObjectKind::EndpointSlice, &slice.name),
+            Self::Node(node) => (ObjectKind::Node, &node.name),
         }
     }
 }
