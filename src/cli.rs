@@ -13,12 +13,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::runtime;
 
-use crate::admin::client::ask;
-use crate::config::RunArgs;
+use crate::admin::client::{AskError, ask, put};
+use crate::config::Settings;
 
 mod demo;
 mod explain;
 mod list;
+mod log_level;
 mod run;
 
 /// A Kubernetes service proxy in userspace: no kernel module, no netfilter, no eBPF.
@@ -35,11 +36,13 @@ const EXIT_STATUS: &str = "Exit status: 0 done; 1 failed at run time; 2 wrong us
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Carry the traffic of services on this node
-    Run(Box<RunArgs>),
+    Run(Settings),
     /// List the virtual servers, or the flows, of the proxy that runs here
     List(list::ListArgs),
     /// Tell what becomes of a new flow and why: service, policies, every endpoint, who is next
     Explain(explain::ExplainArgs),
+    /// Tell or change what the proxy that runs here logs
+    LogLevel(log_level::LogLevelArgs),
     /// Show it: a cluster in network namespaces, the proxy in it, traffic through it
     ///
     /// Works as any user. Nothing outside the namespaces is touched.
@@ -50,9 +53,10 @@ enum Command {
 /// status.
 pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Run(args) => run::run(*args).map(|()| ExitCode::SUCCESS),
+        Command::Run(args) => run::run(&args).map(|()| ExitCode::SUCCESS),
         Command::List(args) => list::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Explain(args) => explain::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::LogLevel(args) => log_level::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => demo::run(&args),
     };
     match done {
@@ -125,12 +129,25 @@ impl Failure {
 
 /// Asks the proxy on `socket`.
 fn fetch<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, Failure> {
+    wait(ask(socket, path))
+}
+
+/// Has the proxy on `socket` replace a document. Returns its answer.
+fn send<T: DeserializeOwned>(
+    socket: &Path,
+    path: &str,
+    document: &impl Serialize,
+) -> Result<T, Failure> {
+    wait(put(socket, path, document))
+}
+
+fn wait<T>(answer: impl Future<Output = Result<T, AskError>>) -> Result<T, Failure> {
     let failed = |error: &dyn Error| Failure::new(Status::Failed, error);
     runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| failed(&error))?
-        .block_on(ask(socket, path))
+        .block_on(answer)
         .map_err(|error| failed(&error))
 }
 

@@ -44,6 +44,7 @@ pub use view::FlowView;
 pub(crate) use access_log::{FlowRecord, start as start_access_log};
 pub(crate) use dialer::Dialer;
 pub(crate) use flow_table::{FlowId, FlowKey, FlowTable, Found};
+pub(crate) use handle::answered;
 pub(crate) use local_addresses::interface_addresses;
 pub(crate) use preface::proxy_header;
 pub(crate) use shared::Shared;

@@ -20,6 +20,7 @@ use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
+use super::DataplaneConfig;
 use super::access_log::FlowRecord;
 use super::dialer::Dialer;
 use super::ending::Ending;
@@ -62,6 +63,7 @@ pub(super) const MAILBOX: Token = Token(usize::MAX - 1);
 pub(super) struct Worker {
     index: usize,
     shared: Arc<Shared>,
+    config: Arc<DataplaneConfig>,
     stats: Arc<WorkerStats>,
     queue: Arc<Queue>,
     poll: Poll,
@@ -109,7 +111,7 @@ impl Worker {
     pub(super) fn new(parts: Parts) -> Self {
         let now = Instant::now();
         let queue = Arc::new(parts.queue);
-        let config = &parts.shared.config;
+        let config = Arc::clone(&parts.shared.config);
         // All workers' free rings together stay below an eighth of the ceiling.
         let keep = KEEP_RINGS.min(config.max_memory / 8 / parts.shared.stats.len().max(1));
         let stack = StackConfig {
@@ -123,6 +125,7 @@ impl Worker {
             sink: TunSink::new(Arc::clone(&queue), Arc::clone(&parts.stats)),
             stack: Stack::new(stack, now),
             dialer: Dialer::new(config.masquerade.clone()),
+            config,
             shared: parts.shared,
             stats: parts.stats,
             queue,
@@ -300,6 +303,9 @@ impl Worker {
         loop {
             match self.mailbox.try_recv() {
                 Ok(Message::Sweep) => self.sweep(),
+                Ok(Message::Configure(config)) => self.configure(config),
+                // The asker may have gone.
+                Ok(Message::Ping(reply)) => drop(reply.send(())),
                 Ok(Message::Flows(reply)) => {
                     // The asker may have gone.
                     let _ = reply.send(self.views());
@@ -311,6 +317,20 @@ impl Worker {
                 }
                 Err(TryRecvError::Empty) => return Mail::Read,
             }
+        }
+    }
+
+    /// Follows other settings from now on. Every flow has a look at its time.
+    fn configure(&mut self, config: Arc<DataplaneConfig>) {
+        if config.masquerade != self.config.masquerade {
+            self.dialer = Dialer::new(config.masquerade.clone());
+        }
+        self.config = config;
+        self.now = Instant::now();
+        let all: Vec<FlowId> = self.flows.iter_mut().map(|(id, _)| id).collect();
+        for id in all {
+            self.mark(id);
+            self.udp_timer(id);
         }
     }
 
@@ -343,7 +363,7 @@ impl Worker {
 
     /// Counts a new flow in, or says which limit forbids it.
     fn admit(&mut self) -> Result<(), RejectReason> {
-        let config = &self.shared.config;
+        let config = &self.config;
         if self.shared.flows.load(Ordering::Relaxed) >= config.max_flows {
             return Err(RejectReason::FlowLimit);
         }
@@ -426,7 +446,7 @@ impl Worker {
     }
 
     fn views(&mut self) -> Vec<FlowView> {
-        let (now, config) = (Instant::now(), &self.shared.config);
+        let (now, config) = (Instant::now(), &self.config);
         self.flows
             .iter_mut()
             .map(|(_, flow)| flow.view(now, config))
