@@ -132,6 +132,8 @@ pub struct FlowConfig {
     pub connect_timeout: Duration,
     /// Whether pings to virtual IPs are answered.
     pub answer_ping: bool,
+    /// Whether finished flows are logged where no annotation says.
+    pub access_log: bool,
     /// Most flows at a time.
     pub max_flows: usize,
     /// Most memory for buffers, in bytes.
@@ -167,6 +169,7 @@ impl TryFrom<RunArgs> for Config {
                 connect_attempts: args.connect_attempts,
                 connect_timeout: args.connect_timeout,
                 answer_ping: args.answer_ping,
+                access_log: args.access_log,
                 max_flows: max_flows(args.max_flows),
                 max_memory: args.max_memory,
             },

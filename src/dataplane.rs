@@ -63,6 +63,8 @@ pub struct DataplaneConfig {
     pub connect_timeout: Duration,
     /// Whether pings to virtual IPs are answered.
     pub answer_ping: bool,
+    /// Whether finished flows are logged where their virtual server does not say.
+    pub access_log: bool,
     /// Source address of connections to real servers.
     pub masquerade: Masquerade,
     /// Whether clients other than this node are served, until

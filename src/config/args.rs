@@ -255,6 +255,23 @@ pub struct RunArgs {
     #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = duration_or_zero, help_heading = "Operation")]
     pub(super) drain_timeout: Duration,
 
+    /// Whether each finished flow has its event in the log
+    ///
+    /// The annotation kube-tun-proxy.io/access-log (true or false) of a Service wins
+    /// over it, and that of a Namespace for the Services in it. The events have the
+    /// target access and level info, which --log-level can silence in any case.
+    #[arg(
+        long,
+        value_name = "BOOL",
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "true",
+        default_missing_value = "true",
+        help_heading = "Operation"
+    )]
+    pub(super) access_log: bool,
+
     /// What is logged: a level, or levels of parts of the program
     ///
     /// One of error, warn, info, debug and trace, and, joined by commas, another

@@ -74,6 +74,7 @@ impl FlowConfig {
             connect_attempts,
             connect_timeout,
             answer_ping,
+            access_log,
             max_flows,
             max_memory,
         } = self;
@@ -100,6 +101,7 @@ impl FlowConfig {
         set("connect-attempts", json!(connect_attempts));
         set("connect-timeout", time(*connect_timeout));
         set("answer-ping", json!(answer_ping));
+        set("access-log", json!(access_log));
         set("max-flows", json!(max_flows));
         set("max-memory", json!(max_memory));
     }

@@ -435,7 +435,8 @@ impl Worker {
             connection.real_server().add_bytes_in(record.bytes_in);
             connection.real_server().add_bytes_out(record.bytes_out);
         }
-        if self.log.try_send(record).is_err() {
+        let logged = flow.server.access_log.unwrap_or(self.config.access_log);
+        if logged && self.log.try_send(record).is_err() {
             add(&self.stats.unlogged);
         }
         let held = flow.held;
