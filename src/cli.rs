@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::runtime;
@@ -18,6 +18,7 @@ use crate::config::Settings;
 
 mod demo;
 mod explain;
+mod generate;
 mod list;
 mod log_level;
 mod run;
@@ -47,6 +48,15 @@ enum Command {
     ///
     /// Works as any user. Nothing outside the namespaces is touched.
     Demo(demo::DemoArgs),
+    /// Print completions for a shell
+    Completions(generate::CompletionsArgs),
+    /// Print the man page, or write one for each command into a directory
+    Man(generate::ManArgs),
+}
+
+/// The whole command line, to be looked at.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Reads the arguments of the process, does what they say and returns its exit
@@ -58,6 +68,10 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::run(&args).map(|()| ExitCode::SUCCESS),
         Command::LogLevel(args) => log_level::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => demo::run(&args),
+        Command::Completions(args) => {
+            generate::completions(&args, command()).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Man(args) => generate::man(&args, command()).map(|()| ExitCode::SUCCESS),
     };
     match done {
         Ok(code) => code,
@@ -176,8 +190,6 @@ fn print(text: &str) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -1,6 +1,7 @@
-//! SIGHUP, and what is logged, while the proxy runs.
+//! SIGHUP, what is logged, and what the service manager hears, while the proxy runs.
 
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 
 use kube_tun_proxy::lab::client;
@@ -20,6 +21,8 @@ pub(crate) fn trials() -> Vec<Trial> {
             what_is_wrong_changes_nothing,
         )
         .one("what_is_logged_changes", what_is_logged_changes)
+        .one("a_namespace_decides_on_its_access_log", namespaces)
+        .one("the_service_manager_is_told", service_manager)
         .done()
 }
 
@@ -128,4 +131,74 @@ fn what_is_logged_changes() -> Result<(), Failed> {
     let wrong = Command::new(BINARY).args(["log-level", "=["]).output()?;
     assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
     Ok(())
+}
+
+fn namespaces() -> Result<(), Failed> {
+    let mut world = World::other()?;
+    world.serve("web", 1, &[Port::tcp("web", 80, 8000)], &[world.pod(0)])?;
+    let _server = world.pod(0).serve_tcp(8000, Tcp::Echo)?;
+    let options = world.options();
+    let options = options.environment("RUST_LOG", "info,kube_tun_proxy::app::control=debug");
+    world.start_with(&options)?;
+    let [first, last] = FAMILIES.map(|family| world.vip_at(family, 1, 80));
+    // Opens a connection, ends it and waits until the proxy has forgotten it.
+    let visit = |vip| -> Result<(), Failed> {
+        drop(client::connect(world.node().namespace(), vip, LIMIT)?);
+        wait_until("no flow is left", || {
+            let listed = world.proxy().command(&["list", "--flows", "-o", "json"])?;
+            let listed: serde_json::Value = serde_json::from_slice(&listed.stdout)?;
+            Ok(listed["flows"].as_array().is_some_and(Vec::is_empty))
+        })
+    };
+    let say = |word: &str, seen: &str| -> Result<(), Failed> {
+        let text = format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: default\n  annotations:\n    \
+             kube-tun-proxy.io/access-log: \"{word}\"\n"
+        );
+        world.manifests.write("namespace.yaml", &text)?;
+        assert!(world.proxy().wait_for_log(seen, LIMIT).is_some(), "{word}");
+        Ok(())
+    };
+    visit(first)?;
+    say("false", "access_log: Some(false)")?;
+    visit(first)?;
+    say("true", "access_log: Some(true)")?;
+    visit(last)?;
+    // Events are written in the order in which the flows ended.
+    let event = format!("virtual_server={last}");
+    assert!(world.proxy().wait_for_log(&event, LIMIT).is_some());
+    let events = world.proxy().log().matches("ending=").count();
+    assert_eq!(events, 2);
+    Ok(())
+}
+
+fn service_manager() -> Result<(), Failed> {
+    let mut world = World::other()?;
+    world.serve("web", 1, &[Port::tcp("web", 80, 8000)], &[world.pod(0)])?;
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("notify");
+    let manager = UnixDatagram::bind(&path)?;
+    manager.set_read_timeout(Some(LIMIT))?;
+    let options = world.options();
+    // Half a second.
+    let options = options
+        .environment("NOTIFY_SOCKET", &path)
+        .environment("WATCHDOG_USEC", "500000");
+    world.start_with(&options)?;
+    let until = |wanted: &str| -> Result<(), Failed> {
+        let mut message = [0; 256];
+        loop {
+            let len = manager.recv(&mut message)?;
+            let text = String::from_utf8_lossy(&message[..len]);
+            if text.lines().any(|line| line == wanted) {
+                return Ok(());
+            }
+        }
+    };
+    until("READY=1")?;
+    for _ in 0..3 {
+        until("WATCHDOG=1")?;
+    }
+    world.proxy().signal(Signal::SIGTERM)?;
+    until("STOPPING=1")
 }
