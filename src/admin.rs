@@ -1,6 +1,6 @@
 //! What the proxy tells about itself: health, and a socket for its own commands.
 //!
-//! Everything here reads; nothing changes the proxy. The servers own one task
+//! Everything here reads; only what is logged can be changed. The servers own one task
 //! each, which ends when the future of their `serve` is dropped; the health check node
 //! ports one for each port and address, which end with [`health_check::HealthChecks`].
 

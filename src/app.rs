@@ -27,7 +27,7 @@ use tracing::{info, warn};
 use crate::admin::health::{self, Family, Health};
 use crate::admin::readiness::{Blocker, Readiness};
 use crate::admin::socket::AdminSocket;
-use crate::config::{Config, PodTraffic, Source};
+use crate::config::{Config, PodTraffic, Settings, Source};
 use crate::dataplane::Dataplane;
 use crate::ipvs::Table;
 use crate::node_port::{AddressWatch, NodePorts};
@@ -39,11 +39,15 @@ use cluster::Following;
 use control::Control;
 use explain::Explainer;
 use exposure::Exposure;
+use logging::LogLevel;
+use pods::PodGate;
 use programming::ProgrammingLatency;
+use reload::Reloader;
 use routes::Wanted;
 use settings::{dataplane_config, link_config, node_port_config};
-use signals::Signals;
+use signals::{Signals, Told};
 use view::ProxyView;
+use watchdog::Vitals;
 
 mod cluster;
 mod control;
@@ -54,10 +58,14 @@ mod limits;
 pub mod logging;
 mod pods;
 pub mod programming;
+mod reload;
 mod routes;
 mod settings;
 pub mod signals;
+#[cfg(test)]
+mod testing;
 mod view;
+mod watchdog;
 
 pub use error::AppError;
 
@@ -69,11 +77,14 @@ const BATCHES: usize = 4;
 #[derive(Debug)]
 pub struct App {
     bound: Bound,
-    config: Config,
+    /// What is in effect.
+    config: watch::Sender<Arc<Config>>,
     table: Arc<Table>,
     dataplane: Arc<Dataplane>,
     node_ports: Arc<NodePorts>,
     readiness: Readiness,
+    health: Health,
+    reloader: Reloader,
     latency: Arc<ProgrammingLatency>,
     tasks: JoinSet<Ended>,
     /// Its netlink task ends with it.
@@ -102,7 +113,7 @@ impl App {
     /// # Errors
     ///
     /// [`AppError`]; nothing is left behind then.
-    pub async fn start(config: Config) -> Result<Self, AppError> {
+    pub async fn start(config: Config, log: LogLevel) -> Result<Self, AppError> {
         limits::raise_open_files(config.flows.max_flows);
         let connection = cluster::connect(&config.source).await?;
         let readiness = Readiness::new();
@@ -158,12 +169,30 @@ impl App {
         };
         let exposure = Exposure::new(Arc::clone(&node_ports), wanted.clone(), health.clone());
         let exposure = Arc::new(exposure);
-        let control = Control::new(index, Arc::clone(&table), health, unsynced)
+        let control = Control::new(index, Arc::clone(&table), health.clone(), unsynced)
             .with_exposure(Arc::clone(&exposure));
+        let flows = &config.flows;
+        let cluster = matches!(config.source, Source::Cluster { .. });
+        // Without a cluster nothing speaks against pods.
+        let auto = (!cluster).then_some(true);
+        let pods = PodGate::new(Arc::clone(&dataplane), flows.pod_traffic, auto);
+        let pods = Arc::new(pods);
+        let reloader = Reloader {
+            table: Arc::clone(&table),
+            index: control.index(),
+            dataplane: Arc::clone(&dataplane),
+            node_ports: Arc::clone(&node_ports),
+            exposure: Arc::clone(&exposure),
+            pods: Arc::clone(&pods),
+            log: log.clone(),
+        };
+        let in_effect = watch::Sender::new(Arc::new(config.clone()));
         let view = ProxyView {
             table: Arc::clone(&table),
             dataplane: Arc::downgrade(&dataplane),
             node_ports: Arc::downgrade(&node_ports),
+            config: in_effect.subscribe(),
+            log,
             explainer: Explainer {
                 index: control.index(),
                 table: Arc::clone(&table),
@@ -185,8 +214,7 @@ impl App {
                     node_name: config.node_name.clone(),
                     batches: sender,
                     service_cidrs: (!fixed).then_some(cidrs),
-                    dataplane: (config.flows.pod_traffic == PodTraffic::Auto)
-                        .then(|| Arc::clone(&dataplane)),
+                    pods: (config.flows.pod_traffic == PodTraffic::Auto).then_some(pods),
                 }
                 .spawn(&mut tasks);
             }
@@ -228,11 +256,13 @@ impl App {
         drop(starting);
         Ok(Self {
             bound,
-            config,
+            config: in_effect,
             table,
             dataplane,
             node_ports,
             readiness,
+            health,
+            reloader,
             latency,
             tasks,
             _link: link,
@@ -249,18 +279,24 @@ impl App {
         &self.readiness
     }
 
+    /// The configuration in effect, as it changes.
+    pub fn config(&self) -> watch::Receiver<Arc<Config>> {
+        self.config.subscribe()
+    }
+
     /// How long changes took from the cluster to the table.
     pub fn programming_latency(&self) -> &ProgrammingLatency {
         &self.latency
     }
 
     /// Carries traffic until a signal to stop comes and the flows have drained;
-    /// a second signal ends the wait. Nothing is left when it returns.
+    /// a second signal ends the wait. Nothing is left when it returns. SIGHUP has
+    /// `settings` read again.
     ///
     /// # Errors
     ///
     /// A part of the proxy has ended by itself; the rest is ended then.
-    pub async fn run(mut self, mut signals: Signals) -> Result<(), AppError> {
+    pub async fn run(mut self, mut signals: Signals, settings: &Settings) -> Result<(), AppError> {
         let readiness = self.readiness.clone();
         let announced = async {
             readiness.ready().await;
@@ -268,23 +304,40 @@ impl App {
             notify(NotifyState::Ready);
             future::pending::<Infallible>().await
         };
+        let (reloader, config) = (&self.reloader, &self.config);
+        let told = async {
+            loop {
+                match signals.next().await {
+                    Told::Stop(signal) => return signal,
+                    Told::Reload => reloader.reload(settings, config),
+                }
+            }
+        };
+        let vitals = Vitals {
+            dataplane: Arc::clone(&self.dataplane),
+            node_ports: Arc::clone(&self.node_ports),
+            health: self.health.clone(),
+        };
         let stopped = tokio::select! {
-            signal = signals.stop() => Ok(signal),
+            signal = told => Ok(signal),
+            never = vitals.tell() => match never {},
             ended = self.tasks.join_next() => Err(why_ended(ended)),
             reason = self.dataplane.failed() => Err(AppError::Worker { reason }),
             reason = self.node_ports.failed() => Err(AppError::Worker { reason }),
             never = announced => match never {},
         };
+        drop(vitals);
         notify(NotifyState::Stopping);
         let _stopping = self.readiness.block("stopping");
         let result = match stopped {
             Ok(signal) => {
-                info!(signal, timeout = ?self.config.drain_timeout, "stopping, flows drain");
+                info!(signal, timeout = ?self.config.borrow().drain_timeout, "stopping, flows drain");
                 self.drain(&mut signals).await
             }
             Err(error) => Err(error),
         };
         self.tasks.shutdown().await;
+        drop(self.reloader);
         // The last handles join the workers' threads.
         let threads = (self.node_ports, self.dataplane);
         spawn_blocking(move || drop(threads)).await?;
@@ -298,7 +351,8 @@ impl App {
         self.table.set_draining(true);
         // A load balancer is told at once, by the kernel's refusal.
         self.node_ports.set_open(false);
-        let drained = timeout(self.config.drain_timeout, self.dataplane.drained());
+        let limit = self.config.borrow().drain_timeout;
+        let drained = timeout(limit, self.dataplane.drained());
         tokio::select! {
             drained = drained => {
                 if drained.is_err() {

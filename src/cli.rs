@@ -8,17 +8,19 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::runtime;
 
-use crate::admin::client::ask;
-use crate::config::RunArgs;
+use crate::admin::client::{AskError, ask, put};
+use crate::config::Settings;
 
 mod demo;
 mod explain;
+mod generate;
 mod list;
+mod log_level;
 mod run;
 
 /// A Kubernetes service proxy in userspace: no kernel module, no netfilter, no eBPF.
@@ -35,25 +37,41 @@ const EXIT_STATUS: &str = "Exit status: 0 done; 1 failed at run time; 2 wrong us
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Carry the traffic of services on this node
-    Run(Box<RunArgs>),
+    Run(Settings),
     /// List the virtual servers, or the flows, of the proxy that runs here
     List(list::ListArgs),
     /// Tell what becomes of a new flow and why: service, policies, every endpoint, who is next
     Explain(explain::ExplainArgs),
+    /// Tell or change what the proxy that runs here logs
+    LogLevel(log_level::LogLevelArgs),
     /// Show it: a cluster in network namespaces, the proxy in it, traffic through it
     ///
     /// Works as any user. Nothing outside the namespaces is touched.
     Demo(demo::DemoArgs),
+    /// Print completions for a shell
+    Completions(generate::CompletionsArgs),
+    /// Print the man page, or write one for each command into a directory
+    Man(generate::ManArgs),
+}
+
+/// The whole command line, to be looked at.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Reads the arguments of the process, does what they say and returns its exit
 /// status.
 pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Run(args) => run::run(*args).map(|()| ExitCode::SUCCESS),
+        Command::Run(args) => run::run(&args).map(|()| ExitCode::SUCCESS),
         Command::List(args) => list::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Explain(args) => explain::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::LogLevel(args) => log_level::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => demo::run(&args),
+        Command::Completions(args) => {
+            generate::completions(&args, command()).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Man(args) => generate::man(&args, command()).map(|()| ExitCode::SUCCESS),
     };
     match done {
         Ok(code) => code,
@@ -125,12 +143,25 @@ impl Failure {
 
 /// Asks the proxy on `socket`.
 fn fetch<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, Failure> {
+    wait(ask(socket, path))
+}
+
+/// Has the proxy on `socket` replace a document. Returns its answer.
+fn send<T: DeserializeOwned>(
+    socket: &Path,
+    path: &str,
+    document: &impl Serialize,
+) -> Result<T, Failure> {
+    wait(put(socket, path, document))
+}
+
+fn wait<T>(answer: impl Future<Output = Result<T, AskError>>) -> Result<T, Failure> {
     let failed = |error: &dyn Error| Failure::new(Status::Failed, error);
     runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| failed(&error))?
-        .block_on(ask(socket, path))
+        .block_on(answer)
         .map_err(|error| failed(&error))
 }
 
@@ -159,8 +190,6 @@ fn print(text: &str) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -1,8 +1,14 @@
-//! The configuration of the proxy: flags in, one validated [`Config`] out.
+//! The configuration of the proxy: flags and a file in, one validated [`Config`]
+//! out.
 //!
-//! [`RunArgs`] is what clap reads, each value in its final type already;
-//! [`Config::try_from`] settles what is left to defaults of the machine and
-//! what concerns several options. Nothing after that looks at text again.
+//! [`Settings`] holds the command line and reads the file of `--config`; together
+//! they make [`RunArgs`], which is what clap reads, each value in its final type
+//! already; [`Config::try_from`] settles what is left to defaults of the machine
+//! and what concerns several options. Nothing after that looks at text again.
+//!
+//! The flags are the one list of settings: the file's fields are made from them
+//! (`file`), and [`Config::settings`] shows each of them again, which a test
+//! holds against the flags.
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
@@ -13,21 +19,28 @@ use std::time::Duration;
 use hyper::Uri;
 use ipnet::IpNet;
 use nix::sys::resource::{Resource, getrlimit};
-use thiserror::Error;
 
 use crate::ipvs::SchedulerKind;
 use crate::node_port::NodePortAddress;
 
 mod args;
 pub mod duration;
+mod error;
+mod file;
+mod settings;
 pub mod size;
 mod values;
+mod view;
 
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
 pub use args::{ADMIN_SOCKET, RunArgs};
-pub use values::{InterfaceName, LogFormat, MasqueradeSource, PodTraffic};
+pub use error::{ConfigError, FileError};
+pub use settings::{Loaded, Settings};
+pub use values::{InterfaceName, LogFilter, LogFormat, MasqueradeSource, PodTraffic};
 
 /// FIN timeout when the flag says 0: that of IPVS (`ip_vs_proto_tcp.c`).
 const TCPFIN_TIMEOUT: Duration = Duration::from_secs(120);
@@ -67,6 +80,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Form of the log.
     pub log_format: LogFormat,
+    /// What is logged.
+    pub log_level: LogFilter,
 }
 
 /// Where objects come from.
@@ -95,7 +110,7 @@ pub struct TunConfig {
 }
 
 /// What concerns flows.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct FlowConfig {
     /// Who chooses among real servers.
     pub scheduler: SchedulerKind,
@@ -117,54 +132,12 @@ pub struct FlowConfig {
     pub connect_timeout: Duration,
     /// Whether pings to virtual IPs are answered.
     pub answer_ping: bool,
+    /// Whether finished flows are logged where no annotation says.
+    pub access_log: bool,
     /// Most flows at a time.
     pub max_flows: usize,
     /// Most memory for buffers, in bytes.
     pub max_memory: usize,
-}
-
-/// Why options that are fine one by one make no configuration. Names the flag
-/// and the value.
-#[derive(Debug, Error)]
-pub enum ConfigError {
-    /// The source is not there.
-    #[error("{flag} '{}' cannot be read", path.display())]
-    Source {
-        /// The flag that names it.
-        flag: &'static str,
-        /// What was given.
-        path: PathBuf,
-        /// What the system says.
-        source: std::io::Error,
-    },
-    /// Two networks that share addresses.
-    #[error("--service-cidr '{first},{second}': the one contains the other")]
-    ServiceCidrOverlap {
-        /// One of them.
-        first: IpNet,
-        /// The other.
-        second: IpNet,
-    },
-    /// A second address of a family.
-    #[error("--tun-address '{first},{second}': at most one IPv4 and one IPv6 address")]
-    TunAddressTwice {
-        /// The first given.
-        first: IpAddr,
-        /// The second given.
-        second: IpAddr,
-    },
-    /// The machine's name cannot serve as the node's.
-    #[error("the host name {reason}: name the node with --hostname-override NAME")]
-    HostName {
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The admin socket's path does not fit into a socket address.
-    #[error("--admin-socket '{}': a socket's path has 1 to {ADMIN_SOCKET_MAX} bytes", path.display())]
-    AdminSocketPath {
-        /// What was given.
-        path: PathBuf,
-    },
 }
 
 /// Longest path of a unix socket: `sun_path` (linux/un.h) less its final NUL.
@@ -196,6 +169,7 @@ impl TryFrom<RunArgs> for Config {
                 connect_attempts: args.connect_attempts,
                 connect_timeout: args.connect_timeout,
                 answer_ping: args.answer_ping,
+                access_log: args.access_log,
                 max_flows: max_flows(args.max_flows),
                 max_memory: args.max_memory,
             },
@@ -204,6 +178,7 @@ impl TryFrom<RunArgs> for Config {
             admin_socket: admin_socket(args.admin_socket)?,
             drain_timeout: args.drain_timeout,
             log_format: args.log_format,
+            log_level: args.log_level,
         })
     }
 }

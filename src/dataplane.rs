@@ -45,6 +45,7 @@ pub use view::FlowView;
 pub(crate) use access_log::{FlowRecord, start as start_access_log};
 pub(crate) use dialer::Dialer;
 pub(crate) use flow_table::{FlowId, FlowKey, FlowTable, Found};
+pub(crate) use handle::answered;
 pub(crate) use local_addresses::interface_addresses;
 pub(crate) use preface::proxy_header;
 pub(crate) use shared::{Shared, Sweep};
@@ -63,6 +64,8 @@ pub struct DataplaneConfig {
     pub connect_timeout: Duration,
     /// Whether pings to virtual IPs are answered.
     pub answer_ping: bool,
+    /// Whether finished flows are logged where their virtual server does not say.
+    pub access_log: bool,
     /// Source address of connections to real servers.
     pub masquerade: Masquerade,
     /// Whether clients other than this node are served, until

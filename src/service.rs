@@ -13,6 +13,7 @@
 pub mod address;
 pub mod endpoint;
 pub mod index;
+pub mod namespace;
 pub mod object;
 mod scheduler_kind;
 pub mod service_port;
@@ -222,6 +223,8 @@ pub struct VirtualServerSpec {
     pub scheduler: Option<SchedulerKind>,
     /// The PROXY protocol that the Service asks for.
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// Whether finished flows are logged, if the Service or its Namespace says so.
+    pub access_log: Option<bool>,
 }
 
 impl VirtualServerSpec {
@@ -241,6 +244,7 @@ impl VirtualServerSpec {
             source_ranges: None,
             scheduler: None,
             proxy_protocol: None,
+            access_log: None,
         }
     }
 }

@@ -40,6 +40,8 @@ mod node_port_objects;
 mod node_port_stage;
 #[path = "cluster/refusals.rs"]
 mod refusals;
+#[path = "cluster/reload.rs"]
+mod reload;
 #[path = "cluster/sockets.rs"]
 mod sockets;
 #[path = "cluster/start.rs"]
@@ -78,6 +80,7 @@ fn main() -> ExitCode {
         node_port::trials(),
         node_port_exposure::trials(),
         refusals::trials(),
+        reload::trials(),
         start::trials(),
         tcp::trials(),
         telling::trials(),

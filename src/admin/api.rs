@@ -21,6 +21,20 @@ pub const SERVICES: &str = "/v1/services";
 /// Path of [`Flows`].
 pub const FLOWS: &str = "/v1/flows";
 
+/// Path of [`LogLevel`], to be read and to be replaced.
+pub const LOG_LEVEL: &str = "/v1/log-level";
+
+/// Path of the configuration in effect: a TunProxyConfiguration with every setting.
+pub const CONFIGZ: &str = "/v1/configz";
+
+/// What is logged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LogLevel {
+    /// Directives as `tracing_subscriber::EnvFilter` takes them.
+    pub directives: String,
+}
+
 /// All virtual servers, by protocol, address and port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

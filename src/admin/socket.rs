@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axum::extract::{Query, State};
+use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
 use nix::sys::stat::{Mode, fchmod};
@@ -22,14 +23,15 @@ use thiserror::Error;
 use tokio::net::UnixListener;
 
 use super::api::{
-    EXPLAIN, Explanation, FLOWS, Flow, Flows, Question, SERVICES, Services, VirtualServer,
+    CONFIGZ, EXPLAIN, Explanation, FLOWS, Flow, Flows, LOG_LEVEL, LogLevel, Question, SERVICES,
+    Services, VirtualServer,
 };
 
 /// Commands waiting to be answered; more than a person and a script ever are.
 /// The kernel lets those beyond it wait in `connect`.
 const BACKLOG: i32 = 16;
 
-/// What the socket can tell: a read-only view of the proxy.
+/// What the socket can tell, and the one thing that it can change.
 pub trait View: Send + Sync + 'static {
     /// The virtual servers, in the order to print.
     fn services(&self) -> Vec<VirtualServer>;
@@ -39,6 +41,19 @@ pub trait View: Send + Sync + 'static {
 
     /// What becomes of a new flow, and why.
     fn explain(&self, question: &Question) -> Explanation;
+
+    /// The configuration in effect.
+    fn configz(&self) -> serde_json::Value;
+
+    /// The directives that decide what is logged.
+    fn log_level(&self) -> String;
+
+    /// Logs what these directives say from now on.
+    ///
+    /// # Errors
+    ///
+    /// A sentence about what is wrong with them.
+    fn set_log_level(&self, directives: &str) -> Result<(), String>;
 }
 
 /// Why the socket could not be made.
@@ -203,6 +218,8 @@ fn router<V: View>(view: Arc<V>) -> Router {
         .route(SERVICES, get(services::<V>))
         .route(FLOWS, get(flows::<V>))
         .route(EXPLAIN, get(explain::<V>))
+        .route(CONFIGZ, get(configz::<V>))
+        .route(LOG_LEVEL, get(log_level::<V>).put(set_log_level::<V>))
         .with_state(view)
 }
 
@@ -221,6 +238,27 @@ fn explain<V: View>(
     Query(question): Query<Question>,
 ) -> std::future::Ready<Json<Explanation>> {
     std::future::ready(Json(view.explain(&question)))
+}
+
+fn configz<V: View>(State(view): State<Arc<V>>) -> std::future::Ready<Json<serde_json::Value>> {
+    std::future::ready(Json(view.configz()))
+}
+
+fn log_level<V: View>(State(view): State<Arc<V>>) -> std::future::Ready<Json<LogLevel>> {
+    let directives = view.log_level();
+    std::future::ready(Json(LogLevel { directives }))
+}
+
+fn set_log_level<V: View>(
+    State(view): State<Arc<V>>,
+    Json(level): Json<LogLevel>,
+) -> std::future::Ready<Result<Json<LogLevel>, (StatusCode, String)>> {
+    let set = view.set_log_level(&level.directives);
+    let answer = set.map_err(|error| (StatusCode::BAD_REQUEST, error));
+    std::future::ready(answer.map(|()| {
+        let directives = view.log_level();
+        Json(LogLevel { directives })
+    }))
 }
 
 #[cfg(test)]

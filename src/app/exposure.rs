@@ -67,7 +67,8 @@ impl Exposure {
         }
     }
 
-    fn addresses_changed(&self) {
+    /// Looks again which addresses are served how.
+    pub(super) fn addresses_changed(&self) {
         self.routes.set_own(self.node_ports.own_addresses());
         self.checks().set_addresses(self.node_ports.addresses());
     }

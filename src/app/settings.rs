@@ -19,6 +19,7 @@ pub(super) fn dataplane_config(config: &Config) -> DataplaneConfig {
         connect_attempts: flows.connect_attempts,
         connect_timeout: flows.connect_timeout,
         answer_ping: flows.answer_ping,
+        access_log: flows.access_log,
         masquerade: match &flows.masquerade_source {
             MasqueradeSource::Auto => Masquerade::Auto,
             MasqueradeSource::Interface(name) => Masquerade::Interface(name.to_string()),

@@ -2,9 +2,13 @@
 
 use std::sync::{Arc, Weak};
 
+use tokio::sync::watch;
+
 use super::explain::Explainer;
+use super::logging::LogLevel;
 use crate::admin::api;
 use crate::admin::socket::View;
+use crate::config::{Config, LogFilter};
 use crate::dataplane::{Dataplane, FlowView};
 use crate::ipvs::{RealServerView, Table, VirtualServerView};
 use crate::node_port::NodePorts;
@@ -18,6 +22,8 @@ pub(super) struct ProxyView {
     /// As weak.
     pub(super) node_ports: Weak<NodePorts>,
     pub(super) explainer: Explainer,
+    pub(super) config: watch::Receiver<Arc<Config>>,
+    pub(super) log: LogLevel,
 }
 
 impl View for ProxyView {
@@ -40,6 +46,20 @@ impl View for ProxyView {
 
     fn explain(&self, question: &api::Question) -> api::Explanation {
         self.explainer.explain(question)
+    }
+
+    fn configz(&self) -> serde_json::Value {
+        self.config.borrow().document()
+    }
+
+    fn log_level(&self) -> String {
+        self.log.current().as_str().to_owned()
+    }
+
+    fn set_log_level(&self, directives: &str) -> Result<(), String> {
+        let filter: LogFilter = directives.parse()?;
+        tracing::info!(directives = filter.as_str(), "what is logged changes");
+        self.log.set(filter).map_err(|error| error.to_string())
     }
 }
 

@@ -5,30 +5,36 @@ use std::error::Error;
 use tokio::runtime;
 
 use super::{Failure, Status};
+use crate::app::logging::{self, LogLevel};
 use crate::app::signals::Signals;
-use crate::app::{App, AppError, logging};
-use crate::config::{Config, RunArgs};
+use crate::app::{App, AppError};
+use crate::config::{Loaded, Settings};
 
 /// Threads of the control runtime: one to program while the other answers.
 const CONTROL_THREADS: usize = 2;
 
-pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
-    let config = Config::try_from(args).map_err(|error| usage(&error))?;
-    logging::init(config.log_format).map_err(|error| usage(&error))?;
+pub(super) fn run(settings: &Settings) -> Result<(), Failure> {
+    let loaded = settings.load().map_err(|error| usage(&error))?;
+    let config = &loaded.config;
+    let log = logging::init(config.log_format, &config.log_level).map_err(|error| usage(&error))?;
     runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Status::Failed, &error))?
-        .block_on(serve(config))
+        .block_on(serve(loaded, settings, log))
         .map_err(|error| failure(&error))
 }
 
 /// Signals first, so that one that comes while the proxy starts is not lost.
-async fn serve(config: Config) -> Result<(), AppError> {
+async fn serve(loaded: Loaded, settings: &Settings, log: LogLevel) -> Result<(), AppError> {
     let signals = Signals::install().map_err(AppError::Signals)?;
-    App::start(config).await?.run(signals).await
+    loaded.tell_ignored();
+    App::start(loaded.config, log)
+        .await?
+        .run(signals, settings)
+        .await
 }
 
 fn usage(error: &dyn Error) -> Failure {

@@ -12,9 +12,9 @@ use hyper::Uri;
 use ipnet::IpNet;
 
 use super::values::{
-    InterfaceName, ListenAddress, LogFormat, MasqueradeSource, PodTraffic, duration_or_zero,
-    healthz_bind_address, interface_name, masquerade_source, master, memory, node_name,
-    node_port_address, positive_duration, scheduler, service_cidr, tun_address,
+    InterfaceName, ListenAddress, LogFilter, LogFormat, MasqueradeSource, PodTraffic,
+    duration_or_zero, healthz_bind_address, interface_name, masquerade_source, master, memory,
+    node_name, node_port_address, positive_duration, scheduler, service_cidr, tun_address,
 };
 use crate::ipvs::SchedulerKind;
 use crate::node_port::NodePortAddress;
@@ -27,6 +27,17 @@ pub const ADMIN_SOCKET: &str = "/run/kube-tun-proxy/admin.sock";
 /// 1m30s, 0).
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
+    /// File of settings: KubeProxyConfiguration, TunProxyConfiguration, or both
+    ///
+    /// YAML documents. A KubeProxyConfiguration (kubeproxy.config.k8s.io/v1alpha1)
+    /// is what kube-proxy reads, such as the config.conf of kubeadm's ConfigMap; what
+    /// concerns netfilter is named once and ignored. A TunProxyConfiguration
+    /// (kube-tun-proxy/v1alpha1) has every flag of this command in camel case
+    /// (ipvsScheduler) and wins over it. Flags win over both. SIGHUP reads the
+    /// file again.
+    #[arg(long, value_name = "FILE", help_heading = "Operation")]
+    pub(super) config: Option<PathBuf>,
+
     /// File or directory with Services, EndpointSlices and Nodes in YAML or JSON
     ///
     /// Of a directory, the files ending in .yaml, .yml and .json are read, in
@@ -130,7 +141,16 @@ pub struct RunArgs {
     /// endpoint connections are dropped. With it everybody gets local endpoints;
     /// without one, all endpoints if the service has a node port, load balancer
     /// IP or external IP, else connections are refused.
-    #[arg(long, help_heading = "Flows")]
+    #[arg(
+        long,
+        value_name = "BOOL",
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true",
+        help_heading = "Flows"
+    )]
     pub(super) ipvs_compat: bool,
 
     /// Longest time a TCP connection may be idle; 0 is for ever
@@ -235,7 +255,39 @@ pub struct RunArgs {
     #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = duration_or_zero, help_heading = "Operation")]
     pub(super) drain_timeout: Duration,
 
-    /// Form of the log on standard error; RUST_LOG chooses what is logged
+    /// Whether each finished flow has its event in the log
+    ///
+    /// The annotation kube-tun-proxy.io/access-log (true or false) of a Service wins
+    /// over it, and that of a Namespace for the Services in it. The events have the
+    /// target access and level info, which --log-level can silence in any case.
+    #[arg(
+        long,
+        value_name = "BOOL",
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "true",
+        default_missing_value = "true",
+        help_heading = "Operation"
+    )]
+    pub(super) access_log: bool,
+
+    /// What is logged: a level, or levels of parts of the program
+    ///
+    /// One of error, warn, info, debug and trace, and, joined by commas, another
+    /// for a part: info,access=off logs no finished flows,
+    /// info,kube_tun_proxy::source=debug more of one module. `kube-tun-proxy
+    /// log-level` changes it while the proxy runs.
+    #[arg(
+        long,
+        value_name = "DIRECTIVES",
+        env = "RUST_LOG",
+        default_value = "info,kube_client=off",
+        help_heading = "Operation"
+    )]
+    pub(super) log_level: LogFilter,
+
+    /// Form of the log on standard error
     #[arg(
         long,
         value_name = "FORMAT",

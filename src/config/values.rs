@@ -5,11 +5,13 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::ValueEnum;
 use hyper::Uri;
 use ipnet::IpNet;
+use tracing_subscriber::EnvFilter;
 
 use super::{duration, size};
 use crate::ipvs::{SchedulerKind, UnknownScheduler};
@@ -74,6 +76,47 @@ pub enum LogFormat {
     Text,
     /// One JSON object an event.
     Json,
+}
+
+/// Which events are logged: directives as `tracing_subscriber::EnvFilter` takes
+/// them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogFilter(String);
+
+/// What is logged unless something else is asked for. kube logs each failed
+/// request as an error; the source tells of trouble once.
+const DEFAULT_LOG: &str = "info,kube_client=off";
+
+impl LogFilter {
+    /// The directives.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The filter itself.
+    pub fn filter(&self) -> EnvFilter {
+        // Parsed before: nothing is left out.
+        EnvFilter::new(&self.0)
+    }
+}
+
+impl FromStr for LogFilter {
+    type Err = String;
+
+    /// Empty is the default.
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Ok(Self(DEFAULT_LOG.to_owned()));
+        }
+        match EnvFilter::try_new(text) {
+            Ok(_) => Ok(Self(text.to_owned())),
+            Err(_) => Err(
+                "is no filter of the log, which RUST_LOG may set too; one looks like \
+                 info,access=off,kube_tun_proxy::dataplane=debug"
+                    .to_owned(),
+            ),
+        }
+    }
 }
 
 /// Address of an API server.
@@ -216,6 +259,12 @@ pub(super) fn healthz_bind_address(text: &str) -> Result<ListenAddress, String> 
 /// Where to listen, if at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ListenAddress(pub(super) Option<SocketAddr>);
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |address| address.fmt(f))
+    }
+}
 
 /// A node's name, as kube-proxy takes it: without space around it and in lower
 /// case (kubernetes `pkg/util/node`, `GetHostname`).

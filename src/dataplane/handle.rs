@@ -93,7 +93,7 @@ impl Dataplane {
         let shared = Arc::new(Shared {
             table,
             pod_traffic: AtomicBool::new(config.pod_traffic),
-            config,
+            config: Arc::new(config),
             stats: stats.clone(),
             flows: AtomicUsize::new(0),
             tcp_flows: AtomicUsize::new(0),
@@ -171,6 +171,27 @@ impl Dataplane {
         self.shared.pod_traffic.load(Ordering::Relaxed)
     }
 
+    /// Has the workers follow these settings from now on: new flows all of them,
+    /// those that are open the limits on their time. MTU and whether pods are served
+    /// stay as they are.
+    pub fn configure(&self, config: &Arc<DataplaneConfig>) {
+        self.tell(|| Message::Configure(Arc::clone(config)));
+    }
+
+    /// Returns whether all workers have answered within `patience`.
+    pub async fn answers(&self, patience: Duration) -> bool {
+        let mut replies = Vec::new();
+        for (mailbox, waker) in &self.mailboxes {
+            let (sender, receiver) = oneshot::channel();
+            // A worker whose mailbox is full does not read it.
+            if mailbox.try_send(Message::Ping(sender)).is_err() || waker.wake().is_err() {
+                return false;
+            }
+            replies.push(receiver);
+        }
+        answered(replies, patience).await
+    }
+
     /// All flows, in no order.
     pub async fn flows(&self) -> Vec<FlowView> {
         let mut replies = Vec::new();
@@ -246,6 +267,19 @@ impl Drop for Dataplane {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Whether all of these are told within `patience`.
+pub(crate) async fn answered(replies: Vec<oneshot::Receiver<()>>, patience: Duration) -> bool {
+    let all = async {
+        for reply in replies {
+            if reply.await.is_err() {
+                return false;
+            }
+        }
+        true
+    };
+    tokio::time::timeout(patience, all).await.unwrap_or(false)
 }
 
 /// A seed that differs between processes and workers; `RandomState` has its keys

@@ -15,7 +15,9 @@ use super::{DataplaneConfig, SharedTable};
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) table: SharedTable,
-    pub(crate) config: DataplaneConfig,
+    /// The settings at the start. Each worker has its own, which
+    /// [`Message::Configure`] replaces.
+    pub(crate) config: Arc<DataplaneConfig>,
     /// Whether clients other than this node are served.
     pub(crate) pod_traffic: AtomicBool,
     pub(crate) stats: Vec<Arc<WorkerStats>>,
@@ -70,6 +72,10 @@ impl Sweep {
 /// What a worker can be told.
 #[derive(Debug)]
 pub(crate) enum Message {
+    /// These are the settings from now on.
+    Configure(Arc<DataplaneConfig>),
+    /// Say that you are there.
+    Ping(tokio::sync::oneshot::Sender<()>),
     /// Say which flows there are.
     Flows(tokio::sync::oneshot::Sender<Vec<FlowView>>),
     /// A packet of a flow that this worker owns, with its virtio-net header.

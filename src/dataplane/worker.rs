@@ -21,6 +21,7 @@ use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
+use super::DataplaneConfig;
 use super::access_log::FlowRecord;
 use super::dialer::Dialer;
 use super::ending::Ending;
@@ -63,6 +64,7 @@ pub(super) const MAILBOX: Token = Token(usize::MAX - 1);
 pub(super) struct Worker {
     index: usize,
     shared: Arc<Shared>,
+    config: Arc<DataplaneConfig>,
     stats: Arc<WorkerStats>,
     queue: Arc<Queue>,
     poll: Poll,
@@ -114,7 +116,7 @@ impl Worker {
     pub(super) fn new(parts: Parts) -> Self {
         let now = Instant::now();
         let queue = Arc::new(parts.queue);
-        let config = &parts.shared.config;
+        let config = Arc::clone(&parts.shared.config);
         // All workers' free rings together stay below an eighth of the ceiling.
         let keep = KEEP_RINGS.min(config.max_memory / 8 / parts.shared.stats.len().max(1));
         let stack = StackConfig {
@@ -128,6 +130,7 @@ impl Worker {
             sink: TunSink::new(Arc::clone(&queue), Arc::clone(&parts.stats)),
             stack: Stack::new(stack, now),
             dialer: Dialer::new(config.masquerade.clone()),
+            config,
             shared: parts.shared,
             stats: parts.stats,
             queue,
@@ -309,6 +312,9 @@ impl Worker {
         }
         loop {
             match self.mailbox.try_recv() {
+                Ok(Message::Configure(config)) => self.configure(config),
+                // The asker may have gone.
+                Ok(Message::Ping(reply)) => drop(reply.send(())),
                 Ok(Message::Flows(reply)) => {
                     // The asker may have gone.
                     let _ = reply.send(self.views());
@@ -320,6 +326,20 @@ impl Worker {
                 }
                 Err(TryRecvError::Empty) => return Mail::Read,
             }
+        }
+    }
+
+    /// Follows other settings from now on. Every flow has a look at its time.
+    fn configure(&mut self, config: Arc<DataplaneConfig>) {
+        if config.masquerade != self.config.masquerade {
+            self.dialer = Dialer::new(config.masquerade.clone());
+        }
+        self.config = config;
+        self.now = Instant::now();
+        let all: Vec<FlowId> = self.flows.iter_mut().map(|(id, _)| id).collect();
+        for id in all {
+            self.mark(id);
+            self.udp_timer(id);
         }
     }
 
@@ -352,10 +372,10 @@ impl Worker {
 
     /// Counts a new flow in, or says which limit forbids it.
     fn admit(&mut self) -> Result<(), RejectReason> {
-        if self.shared.flows.load(Ordering::Relaxed) >= self.shared.config.max_flows {
+        if self.shared.flows.load(Ordering::Relaxed) >= self.config.max_flows {
             self.make_room()?;
         }
-        let config = &self.shared.config;
+        let config = &self.config;
         if self.shared.memory.load(Ordering::Relaxed) >= config.max_memory {
             // What free rings hold must not keep flows out.
             let held = self.rings.touched();
@@ -426,7 +446,8 @@ impl Worker {
             connection.real_server().add_bytes_in(record.bytes_in);
             connection.real_server().add_bytes_out(record.bytes_out);
         }
-        if self.log.try_send(record).is_err() {
+        let logged = flow.server.access_log.unwrap_or(self.config.access_log);
+        if logged && self.log.try_send(record).is_err() {
             add(&self.stats.unlogged);
         }
         let held = flow.held;
@@ -437,7 +458,7 @@ impl Worker {
     }
 
     fn views(&mut self) -> Vec<FlowView> {
-        let (now, config) = (Instant::now(), &self.shared.config);
+        let (now, config) = (Instant::now(), &self.config);
         self.flows
             .iter_mut()
             .map(|(_, flow)| flow.view(now, config))

@@ -24,7 +24,8 @@ use crate::service::{Change, NodeNetwork, VirtualServerSpec};
 /// [`set_synced`](Self::set_synced).
 #[derive(Debug)]
 pub struct Table {
-    scheduler: SchedulerKind,
+    /// Of virtual servers that ask for none. Written under `writer`.
+    scheduler: RwLock<SchedulerKind>,
     servers: DashMap<VirtualAddress, Entry, RandomState>,
     /// How many virtual servers each virtual IP has.
     virtual_ips: DashMap<IpAddr, usize, RandomState>,
@@ -50,7 +51,7 @@ impl Table {
     /// An empty table whose virtual servers will use `scheduler`.
     pub fn new(scheduler: SchedulerKind) -> Self {
         Self {
-            scheduler,
+            scheduler: RwLock::new(scheduler),
             servers: DashMap::default(),
             virtual_ips: DashMap::default(),
             writer: Mutex::new(()),
@@ -62,7 +63,16 @@ impl Table {
 
     /// The scheduler of virtual servers that ask for none.
     pub fn scheduler(&self) -> SchedulerKind {
-        self.scheduler
+        let scheduler = self.scheduler.read();
+        *scheduler.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Virtual servers that ask for no scheduler get this one with their next
+    /// [`Change::Upsert`].
+    pub fn set_scheduler(&self, scheduler: SchedulerKind) {
+        let _writer = lock(&self.writer);
+        let current = self.scheduler.write();
+        *current.unwrap_or_else(PoisonError::into_inner) = scheduler;
     }
 
     /// Makes one change. It touches one virtual server and no other.
@@ -225,7 +235,7 @@ impl Table {
     }
 
     fn upsert(&self, spec: &VirtualServerSpec) {
-        let scheduler = spec.scheduler.unwrap_or(self.scheduler);
+        let scheduler = spec.scheduler.unwrap_or_else(|| self.scheduler());
         let existing = self.servers.get(&spec.address).map(|entry| entry.clone());
         let Some(existing) = existing else {
             let new = Arc::new(VirtualServer::new(spec, scheduler));

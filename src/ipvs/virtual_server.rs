@@ -29,6 +29,8 @@ pub struct VirtualServer {
     /// The PROXY protocol header that each connection to a real server begins
     /// with, if any.
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// Whether finished flows are logged, if the Service or its Namespace says so.
+    pub access_log: Option<bool>,
     scheduler: SchedulerKind,
     side: Side,
     /// Shared by both sides, and by the virtual servers that follow one another
@@ -189,6 +191,7 @@ impl VirtualServer {
             service: Arc::clone(&spec.service),
             exposure: spec.exposure,
             proxy_protocol: spec.proxy_protocol,
+            access_log: spec.access_log,
             scheduler,
             side,
             shared,
@@ -200,6 +203,7 @@ impl VirtualServer {
         self.service == spec.service
             && self.exposure == spec.exposure
             && self.proxy_protocol == spec.proxy_protocol
+            && self.access_log == spec.access_log
             && self.scheduler == scheduler
     }
 

@@ -336,13 +336,15 @@ fn command_of(
         .arg("--admin-socket")
         .arg(admin_socket)
         .args(&options.arguments)
+        // Of whoever runs the lab, not the proxy's.
+        .env_remove("NOTIFY_SOCKET")
+        .env_remove("WATCHDOG_USEC")
         .envs(
             options
                 .environment
                 .iter()
                 .map(|(name, value)| (name, value)),
         )
-        .env_remove("NOTIFY_SOCKET")
         // Ctrl-C is for whoever runs the lab, which ends the proxy in its time.
         .process_group(0)
         .stdin(Stdio::null())

@@ -5,17 +5,19 @@ use std::net::IpAddr;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use mio::{Poll, Waker};
 use tokio::sync::{oneshot, watch};
 
 use super::NodePortConfig;
-use super::addresses::NodeAddresses;
+use super::addresses::{NodeAddresses, NodePortAddress};
 use super::plan::{Plan, Step, Steps};
 use super::token::MAILBOX;
 use super::worker::{Message, Parts, Worker};
 use crate::dataplane::{
-    Counters, Dataplane, FlowView, StartError, Sweep, WorkerStats, start_access_log,
+    Counters, Dataplane, DataplaneConfig, FlowView, StartError, Sweep, WorkerStats, answered,
+    start_access_log,
 };
 use crate::ipvs::ServicePortName;
 use crate::service::Change;
@@ -157,6 +159,34 @@ impl NodePorts {
         let mut state = self.state();
         let steps = state.plan.set_open(open);
         self.carry_out(steps);
+    }
+
+    /// Has the workers follow these settings from now on, as
+    /// [`Dataplane::configure`].
+    pub fn configure(&self, config: &Arc<DataplaneConfig>) {
+        self.tell(|| Message::Configure(Arc::clone(config)));
+    }
+
+    /// Opens node ports on these of the node's addresses from now on; empty for
+    /// all. Flows go on.
+    pub fn set_wanted(&self, wanted: Vec<NodePortAddress>) {
+        let mut state = self.state();
+        let steps = state.plan.set_wanted(wanted);
+        self.carry_out(steps);
+    }
+
+    /// Returns whether all workers have answered within `patience`.
+    pub async fn answers(&self, patience: Duration) -> bool {
+        let mut replies = Vec::new();
+        for (mailbox, waker) in &self.mailboxes {
+            let (sender, receiver) = oneshot::channel();
+            // A worker whose mailbox is full does not read it.
+            if mailbox.try_send(Message::Settled(sender)).is_err() || waker.wake().is_err() {
+                return false;
+            }
+            replies.push(receiver);
+        }
+        answered(replies, patience).await
     }
 
     /// Returns when the workers have done all they were told before.

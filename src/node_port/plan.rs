@@ -114,6 +114,14 @@ impl Plan {
         self.settle(all)
     }
 
+    /// These addresses of the node are asked for now.
+    pub(super) fn set_wanted(&mut self, wanted: Vec<NodePortAddress>) -> Vec<Step> {
+        self.wanted = wanted;
+        self.chosen = self.addresses.chosen(&self.wanted);
+        let all: BTreeSet<_> = self.servers.keys().copied().collect();
+        self.settle(all)
+    }
+
     /// Opens everything, or closes it.
     pub(super) fn set_open(&mut self, open: bool) -> Vec<Step> {
         self.open = open;

@@ -25,8 +25,8 @@ use super::pipe::Pipes;
 use super::relay::{Readiness, Side};
 use super::token::{MAILBOX, Owner};
 use crate::dataplane::{
-    Dialer, Ending, FlowId, FlowKey, FlowRecord, FlowTable, FlowView, Shared, Sweep, Timers,
-    WorkerStats, add,
+    DataplaneConfig, Dialer, Ending, FlowId, FlowKey, FlowRecord, FlowTable, FlowView, Shared,
+    Sweep, Timers, WorkerStats, add,
 };
 use crate::ipvs::{DropReason, EchoVerdict, Protocol, RejectReason, Verdict, VirtualServer};
 
@@ -46,6 +46,8 @@ pub(super) enum Message {
     Close(ListenAddress),
     /// Addresses of the node have changed.
     Addresses,
+    /// These are the settings from now on.
+    Configure(Arc<DataplaneConfig>),
     /// Say which flows there are.
     Flows(oneshot::Sender<Vec<FlowView>>),
     /// Say once that everything told before is done.
@@ -66,6 +68,7 @@ pub(super) struct Parts {
 
 pub(super) struct Worker {
     shared: Arc<Shared>,
+    config: Arc<DataplaneConfig>,
     stats: Arc<WorkerStats>,
     poll: Poll,
     mailbox: Receiver<Message>,
@@ -100,6 +103,7 @@ impl Worker {
     pub(super) fn new(parts: Parts) -> Self {
         Self {
             dialer: Dialer::new(parts.shared.config.masquerade.clone()),
+            config: Arc::clone(&parts.shared.config),
             shared: parts.shared,
             stats: parts.stats,
             poll: parts.poll,
@@ -178,6 +182,7 @@ impl Worker {
                 Ok(Message::Open(listen)) => self.open(listen),
                 Ok(Message::Close(at)) => self.close(at),
                 Ok(Message::Addresses) => self.own.forget(),
+                Ok(Message::Configure(config)) => self.configure(config),
                 // The askers may have gone.
                 Ok(Message::Flows(reply)) => drop(reply.send(self.views())),
                 Ok(Message::Settled(reply)) => drop(reply.send(())),
@@ -268,6 +273,20 @@ impl Worker {
         }
     }
 
+    /// Follows other settings from now on. Every flow has a look at its time.
+    fn configure(&mut self, config: Arc<DataplaneConfig>) {
+        if config.masquerade != self.config.masquerade {
+            self.dialer = Dialer::new(config.masquerade.clone());
+        }
+        self.config = config;
+        self.now = Instant::now();
+        let all: Vec<FlowId> = self.flows.iter_mut().map(|(id, _)| id).collect();
+        for id in all {
+            self.mark(id);
+            self.udp_timer(id);
+        }
+    }
+
     /// Ends UDP flows whose real server no longer serves.
     fn sweep(&mut self) {
         let retired: Vec<FlowId> = self
@@ -312,7 +331,7 @@ impl Worker {
             table.verdict(listen.server, client.ip(), is_node)
         };
         if matches!(verdict, Verdict::Forward(_)) {
-            let config = &self.shared.config;
+            let config = &self.config;
             if self.shared.flows.load(Ordering::Relaxed) >= config.max_flows {
                 return Verdict::Reject(RejectReason::FlowLimit);
             }
@@ -396,7 +415,8 @@ impl Worker {
             connection.real_server().add_bytes_in(record.bytes_in);
             connection.real_server().add_bytes_out(record.bytes_out);
         }
-        if self.log.try_send(record).is_err() {
+        let logged = flow.server.access_log.unwrap_or(self.config.access_log);
+        if logged && self.log.try_send(record).is_err() {
             add(&self.stats.unlogged);
         }
     }
@@ -423,7 +443,7 @@ impl Worker {
     }
 
     fn views(&mut self) -> Vec<FlowView> {
-        let (now, config) = (Instant::now(), &self.shared.config);
+        let (now, config) = (Instant::now(), &self.config);
         self.flows
             .iter_mut()
             .map(|(_, flow)| flow.view(now, config))

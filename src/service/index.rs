@@ -21,10 +21,12 @@ use super::slice_cache::SliceCache;
 use super::topology::ThisNode;
 use super::{Change, Exposure, HealthCheck, NodeNetwork, VirtualAddress, VirtualServerSpec};
 use claims::Claims;
+use namespaces::Namespaces;
 use specify::Selection;
 
 mod claims;
 mod explain;
+mod namespaces;
 mod specify;
 
 pub use explain::{ExplainedEndpoint, Explanation, Placing};
@@ -37,6 +39,7 @@ pub struct Index {
     ipvs_compat: bool,
     services: HashMap<NamespacedName, Stored>,
     slices: SliceCache,
+    namespaces: Namespaces,
     claims: Claims,
     /// What was last said of each virtual server.
     emitted: HashMap<VirtualAddress, Emitted>,
@@ -102,6 +105,7 @@ impl Index {
             ipvs_compat: false,
             services: HashMap::new(),
             slices: SliceCache::default(),
+            namespaces: Namespaces::default(),
             claims: Claims::default(),
             emitted: HashMap::new(),
             health_checks: BTreeMap::new(),
@@ -231,6 +235,7 @@ impl Index {
     pub fn is_empty(&self) -> bool {
         self.services.is_empty()
             && self.slices.is_empty()
+            && self.namespaces.is_empty()
             && self.claims.is_empty()
             && self.emitted.is_empty()
             && self.health_checks.is_empty()
@@ -241,6 +246,9 @@ impl Index {
             Object::Service(service) => self.take_service(service, origin, dirty),
             Object::EndpointSlice(slice) => self.take_slice(slice, origin.as_ref(), dirty),
             Object::Node(node) => self.take_node(&node.name.name, Some(&node), dirty),
+            Object::Namespace(namespace) => {
+                self.take_namespace(namespace, origin.as_ref(), dirty);
+            }
         }
     }
 
@@ -257,6 +265,7 @@ impl Index {
                 }
             }
             ObjectKind::Node => self.take_node(&key.name.name, None, dirty),
+            ObjectKind::Namespace => self.forget_namespace(&key.name.name, dirty),
         }
     }
 
@@ -348,7 +357,9 @@ impl Index {
             self.emitted.remove(&address)?;
             return Some(Change::Remove(address));
         };
-        let new = Emitted::new(selection.spec(), selection.lacks_local());
+        let mut spec = selection.spec();
+        spec.access_log = self.access_log(&spec.service);
+        let new = Emitted::new(spec, selection.lacks_local());
         let is_new = self.emitted.get(&address).is_none_or(|e| !e.says_as(&new));
         let change = is_new.then(|| Change::Upsert(new.spec()));
         self.emitted.insert(address, new);

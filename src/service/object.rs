@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::NodeNetwork;
 use super::address::{parse_cidr, parse_ip};
 use super::endpoint::EndpointSlice;
+use super::namespace::Namespace;
 use super::service_port::Service;
 
 /// Kinds of object the index takes.
@@ -19,6 +20,8 @@ pub enum ObjectKind {
     EndpointSlice,
     /// `v1` Node.
     Node,
+    /// `v1` Namespace.
+    Namespace,
 }
 
 impl ObjectKind {
@@ -28,6 +31,7 @@ impl ObjectKind {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::Node => "Node",
+            Self::Namespace => "Namespace",
         }
     }
 }
@@ -35,7 +39,7 @@ impl ObjectKind {
 /// Namespace and name of an object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NamespacedName {
-    /// The namespace; empty for a Node.
+    /// The namespace; empty for a Node and for a Namespace.
     pub namespace: Arc<str>,
     /// The name.
     pub name: Arc<str>,
@@ -163,6 +167,8 @@ pub enum Object {
     EndpointSlice(Arc<EndpointSlice>),
     /// A Node; the index looks at its own only.
     Node(Arc<Node>),
+    /// A Namespace.
+    Namespace(Arc<Namespace>),
 }
 
 impl Object {
@@ -181,6 +187,7 @@ impl Object {
             Self::Service(service) => (ObjectKind::Service, &service.name),
             Self::EndpointSlice(slice) => (ObjectKind::EndpointSlice, &slice.name),
             Self::Node(node) => (ObjectKind::Node, &node.name),
+            Self::Namespace(namespace) => (ObjectKind::Namespace, &namespace.name),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Objects from the API server of a cluster.
 //!
-//! [`run`] follows Services, EndpointSlices, this node's Node, ServiceCIDRs, and
+//! [`run`] follows Services, EndpointSlices, Namespaces, this node's Node, ServiceCIDRs, and
 //! whether there are NetworkPolicies. It has a task for each of them and is itself
 //! the one that collects what they find into batches; all end when told to, or
 //! when nobody receives any more.
@@ -122,6 +122,11 @@ pub async fn run(
         Resource::node(&node_name),
         Part::Node,
         objects(ObjectKind::Node),
+    );
+    followers.add(
+        Resource::namespaces(),
+        Part::Namespaces,
+        objects(ObjectKind::Namespace),
     );
     if let Some(sender) = service_cidrs {
         let part = Part::ServiceCidrs;

@@ -2,7 +2,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 use crate::admin::api::{Outcome, Protocol, RealServer};
-use crate::admin::client::{AskError, ask};
+use crate::admin::client::{AskError, ask, put};
 
 struct Fixed;
 
@@ -59,6 +59,21 @@ impl View for Fixed {
             },
             virtual_server: None,
             others: vec!["TCP 10.0.0.3:443".to_owned()],
+        }
+    }
+
+    fn configz(&self) -> serde_json::Value {
+        serde_json::json!({"kind": "TunProxyConfiguration", "workers": 2})
+    }
+
+    fn log_level(&self) -> String {
+        "info".to_owned()
+    }
+
+    fn set_log_level(&self, directives: &str) -> Result<(), String> {
+        match directives {
+            "info" => Ok(()),
+            other => Err(format!("'{other}' is no filter")),
         }
     }
 }
@@ -178,4 +193,29 @@ async fn the_socket_of_a_successor_is_not_removed() {
     assert!(path.exists());
     drop(second);
     assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn the_configuration_is_shown_and_the_log_can_be_changed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("admin.sock");
+    let socket = AdminSocket::bind(&path).unwrap();
+    let server = tokio::spawn(socket.serve(Arc::new(Fixed)));
+
+    let shown: serde_json::Value = ask(&path, CONFIGZ).await.unwrap();
+    assert_eq!(shown, Fixed.configz());
+    let level = |directives: &str| LogLevel {
+        directives: directives.to_owned(),
+    };
+    let told: LogLevel = ask(&path, LOG_LEVEL).await.unwrap();
+    assert_eq!(told, level("info"));
+    let told: LogLevel = put(&path, LOG_LEVEL, &level("info")).await.unwrap();
+    assert_eq!(told, level("info"));
+    let refused = put::<LogLevel>(&path, LOG_LEVEL, &level("=[")).await;
+    let told = refused.unwrap_err().to_string();
+    assert_eq!(
+        told,
+        "the proxy answered 400 Bad Request: '=[' is no filter"
+    );
+    server.abort();
 }

@@ -107,7 +107,7 @@ impl Worker {
             EchoVerdict::Answer => {}
             EchoVerdict::Drop(reason) => return self.discard(reason),
         }
-        if !self.shared.config.answer_ping {
+        if !self.config.answer_ping {
             return self.discard(DropReason::PingDisabled);
         }
         let mut reply = std::mem::take(&mut self.scratch);

@@ -155,7 +155,7 @@ impl Worker {
     fn dial(&mut self, id: FlowId) {
         loop {
             let now = self.now;
-            let config = &self.shared.config;
+            let config = &self.config;
             let Some(flow) = self.flows.get_mut(id) else {
                 return;
             };
@@ -391,7 +391,7 @@ impl Worker {
 
     fn ring_size(&self) -> RingSize {
         // Above three quarters of the ceiling a flow still starts, but small.
-        let ceiling = self.shared.config.max_memory;
+        let ceiling = self.config.max_memory;
         if self.shared.memory.load(Ordering::Relaxed) < ceiling / 4 * 3 {
             RingSize::FULL
         } else {
@@ -434,7 +434,7 @@ impl Worker {
     /// Lets a flow move bytes and send.
     pub(super) fn turn(&mut self, id: FlowId) {
         let now = self.now;
-        let timeouts = self.shared.config.tcp_timeouts;
+        let timeouts = self.config.tcp_timeouts;
         let Some(flow) = self.flows.get_mut(id) else {
             return;
         };

@@ -89,7 +89,7 @@ impl Worker {
         let mut tried = Vec::new();
         let mut failed = 0;
         loop {
-            let real_server = if failed < self.shared.config.connect_attempts {
+            let real_server = if failed < self.config.connect_attempts {
                 server.schedule(key.client, now, &tried)
             } else {
                 None
@@ -134,7 +134,7 @@ impl Worker {
         source: Option<SocketAddr>,
         attempts: u32,
     ) -> Option<FlowId> {
-        let timeout = self.shared.config.udp_timeout;
+        let timeout = self.config.udp_timeout;
         let flow = self.flows.get_mut(id)?;
         flow.connection = Some(connection);
         flow.source = source;
@@ -346,7 +346,7 @@ impl Worker {
     }
 
     pub(super) fn udp_timer(&mut self, id: FlowId) {
-        let timeout = self.shared.config.udp_timeout;
+        let timeout = self.config.udp_timeout;
         let Some(flow) = self.flows.get_mut(id) else {
             return;
         };

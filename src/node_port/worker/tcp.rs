@@ -126,7 +126,7 @@ impl Worker {
     fn dial(&mut self, id: FlowId) {
         loop {
             let now = self.now;
-            let config = &self.shared.config;
+            let config = &self.config;
             let Some(flow) = self.flows.get_mut(id) else {
                 return;
             };
@@ -179,7 +179,7 @@ impl Worker {
     /// no real server is to blame. A client waits no longer than for silent ones.
     fn starve(&mut self, id: FlowId) {
         let now = self.now;
-        let config = &self.shared.config;
+        let config = &self.config;
         let patience = config.connect_timeout * config.connect_attempts;
         let Some(flow) = self.flows.get_mut(id) else {
             return;
@@ -316,7 +316,7 @@ impl Worker {
     /// Lets a flow move bytes.
     pub(super) fn turn(&mut self, id: FlowId) {
         let now = self.now;
-        let timeouts = self.shared.config.tcp_timeouts;
+        let timeouts = self.config.tcp_timeouts;
         let Some(flow) = self.flows.get_mut(id) else {
             return;
         };

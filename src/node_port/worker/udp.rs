@@ -111,7 +111,7 @@ impl Worker {
         };
         let now = self.now;
         let mut tried = Vec::new();
-        let attempts = self.shared.config.connect_attempts;
+        let attempts = self.config.connect_attempts;
         for attempt in 1..=attempts {
             let Some(real_server) = server.schedule(key.client, now, &tried) else {
                 break;
@@ -162,7 +162,7 @@ impl Worker {
         source: Option<SocketAddr>,
         attempts: u32,
     ) -> Option<FlowId> {
-        let timeout = self.shared.config.udp_timeout;
+        let timeout = self.config.udp_timeout;
         let poll = &self.poll;
         let flow = self.flows.get_mut(id)?;
         flow.connection = Some(connection);
@@ -226,7 +226,7 @@ impl Worker {
     }
 
     pub(super) fn udp_timer(&mut self, id: FlowId) {
-        let timeout = self.shared.config.udp_timeout;
+        let timeout = self.config.udp_timeout;
         let Some(flow) = self.flows.get_mut(id) else {
             return;
         };

@@ -65,6 +65,18 @@ impl Resource {
         }
     }
 
+    /// Namespaces.
+    pub(super) fn namespaces() -> Self {
+        Self {
+            name: "namespaces",
+            path: "/api/v1/namespaces",
+            labels: None,
+            fields: None,
+            existence: false,
+            without: Some("the access log is not switched by annotations of Namespaces"),
+        }
+    }
+
     /// ServiceCIDRs.
     pub(super) fn service_cidrs() -> Self {
         Self {
