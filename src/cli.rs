@@ -16,6 +16,7 @@ use tokio::runtime;
 use crate::admin::client::ask;
 use crate::config::RunArgs;
 
+mod check;
 mod demo;
 mod explain;
 mod list;
@@ -40,6 +41,11 @@ enum Command {
     List(list::ListArgs),
     /// Tell what becomes of a new flow and why: service, policies, every endpoint, who is next
     Explain(explain::ExplainArgs),
+    /// Tell what this node has and lacks: a line for each thing, with what mends it
+    ///
+    /// Takes the options of run, and holds them against the node; nothing is changed.
+    /// The status is 3 if a line says failure.
+    Check(Box<check::CheckArgs>),
     /// Show it: a cluster in network namespaces, the proxy in it, traffic through it
     ///
     /// Works as any user. Nothing outside the namespaces is touched.
@@ -53,6 +59,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(*args).map(|()| ExitCode::SUCCESS),
         Command::List(args) => list::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Explain(args) => explain::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Check(args) => check::run(*args),
         Command::Demo(args) => demo::run(&args),
     };
     match done {

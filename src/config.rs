@@ -4,7 +4,7 @@
 //! [`Config::try_from`] settles what is left to defaults of the machine and
 //! what concerns several options. Nothing after that looks at text again.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::thread;
@@ -27,7 +27,7 @@ mod values;
 mod tests;
 
 pub use args::{ADMIN_SOCKET, RunArgs};
-pub use values::{InterfaceName, LogFormat, MasqueradeSource, PodTraffic};
+pub use values::{InterfaceName, LogFormat, MasqueradeSource, Mode, PodTraffic};
 
 /// FIN timeout when the flag says 0: that of IPVS (`ip_vs_proto_tcp.c`).
 const TCPFIN_TIMEOUT: Duration = Duration::from_secs(120);
@@ -61,6 +61,10 @@ pub struct Config {
     pub node_port_addresses: Vec<NodePortAddress>,
     /// Where health is told; `None` is nowhere.
     pub healthz_bind_address: Option<SocketAddr>,
+    /// When it takes part.
+    pub mode: Mode,
+    /// Where kube-proxy tells its health.
+    pub kube_proxy_healthz: SocketAddr,
     /// Path of the admin socket.
     pub admin_socket: PathBuf,
     /// How long flows may run on after the signal to stop.
@@ -200,12 +204,26 @@ impl TryFrom<RunArgs> for Config {
                 max_memory: args.max_memory,
             },
             node_port_addresses: args.nodeport_addresses,
-            healthz_bind_address: args.healthz_bind_address.0,
+            healthz_bind_address: match args.healthz_bind_address {
+                Some(address) => address.0,
+                None => Some(default_healthz(args.mode)),
+            },
+            mode: args.mode,
+            kube_proxy_healthz: args.kube_proxy_healthz,
             admin_socket: admin_socket(args.admin_socket)?,
             drain_timeout: args.drain_timeout,
             log_format: args.log_format,
         })
     }
+}
+
+/// Beside a kube-proxy its own port is taken.
+fn default_healthz(mode: Mode) -> SocketAddr {
+    let port = match mode {
+        Mode::Always => values::HEALTHZ_PORT,
+        Mode::Fallback => values::FALLBACK_HEALTHZ_PORT,
+    };
+    SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port)
 }
 
 /// clap has seen to it that there is only one.

@@ -22,4 +22,4 @@ pub use link::{
 pub use offload::{
     ChecksumState, Gso, MAX_FRAME_LEN, VNET_HEADER_LEN, VnetHeader, VnetHeaderError,
 };
-pub use queue::{MAX_QUEUES, MAX_WRITE_PARTS, Offloads, Queue, Queues, open_queues};
+pub use queue::{MAX_QUEUES, MAX_WRITE_PARTS, Offloads, Queue, Queues, check_driver, open_queues};

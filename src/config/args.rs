@@ -3,7 +3,7 @@
 //! Each value is parsed into its final type here; what concerns several options
 //! at once is checked by [`Config::try_from`](super::Config).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use hyper::Uri;
 use ipnet::IpNet;
 
 use super::values::{
-    InterfaceName, ListenAddress, LogFormat, MasqueradeSource, PodTraffic, duration_or_zero,
+    InterfaceName, ListenAddress, LogFormat, MasqueradeSource, Mode, PodTraffic, duration_or_zero,
     healthz_bind_address, interface_name, masquerade_source, master, memory, node_name,
     node_port_address, positive_duration, scheduler, service_cidr, tun_address,
 };
@@ -216,9 +216,41 @@ pub struct RunArgs {
     ///
     /// ADDRESS:PORT, :PORT, or an address, whose port is then 10256; empty: no
     /// such server. If the address is taken, by kube-proxy for instance, run
-    /// ends with status 1.
-    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:10256", value_parser = healthz_bind_address, help_heading = "Operation")]
-    pub(super) healthz_bind_address: ListenAddress,
+    /// ends with status 1. Default: 0.0.0.0:10256; with --mode fallback, where
+    /// kube-proxy has that port, 0.0.0.0:10266.
+    #[arg(long, value_name = "ADDR", value_parser = healthz_bind_address, help_heading = "Operation")]
+    pub(super) healthz_bind_address: Option<ListenAddress>,
+
+    /// Whether to take part always, or only while the kernel does not carry services
+    ///
+    /// fallback: the routes are there only while kube-proxy is not well, or has
+    /// neither IPVS with addresses on kube-ipvs0 nor rules in netfilter. They
+    /// come 2 s after the kernel carries nothing, or 30 s after kube-proxy has
+    /// left its rules alone; they go when the kernel has carried for 10 s
+    /// (longer, up to 5 min, if that did not last before), and the flows that
+    /// are open have ended or --drain-timeout is over. Node ports are not
+    /// listened on while the kernel carries.
+    #[arg(
+        long,
+        value_name = "MODE",
+        default_value = "always",
+        value_enum,
+        help_heading = "Operation"
+    )]
+    pub(super) mode: Mode,
+
+    /// Where kube-proxy tells its health
+    ///
+    /// Asked each second with --mode fallback, and by check. If kube-proxy has
+    /// another --healthz-bind-address it must be given here, or kube-proxy
+    /// counts as not there.
+    #[arg(
+        long,
+        value_name = "ADDR:PORT",
+        default_value = "127.0.0.1:10256",
+        help_heading = "Operation"
+    )]
+    pub(super) kube_proxy_healthz: SocketAddr,
 
     /// Unix socket for the commands that ask a running proxy
     ///

@@ -22,6 +22,7 @@
 //! route. No sysctl is touched: replies come from where the service routes lead,
 //! which a strict reverse-path filter accepts.
 
+mod conflicts;
 mod netlink;
 mod routes;
 
