@@ -27,9 +27,10 @@ use tracing::{info, warn};
 use crate::admin::health::{self, Family, Health};
 use crate::admin::readiness::{Blocker, Readiness};
 use crate::admin::socket::AdminSocket;
-use crate::config::{Config, PodTraffic, Source};
+use crate::config::{Config, Mode, PodTraffic, Source};
 use crate::dataplane::Dataplane;
 use crate::ipvs::Table;
+use crate::node::links::Node;
 use crate::node_port::{AddressWatch, NodePorts};
 use crate::service::index::Index;
 use crate::source::kubernetes::ServiceCidrs;
@@ -39,6 +40,7 @@ use cluster::Following;
 use control::Control;
 use explain::Explainer;
 use exposure::Exposure;
+use fallback::Follower;
 use programming::ProgrammingLatency;
 use routes::Wanted;
 use settings::{dataplane_config, link_config, node_port_config};
@@ -50,6 +52,7 @@ mod control;
 mod error;
 mod explain;
 mod exposure;
+mod fallback;
 mod limits;
 pub mod logging;
 mod pods;
@@ -60,6 +63,7 @@ pub mod signals;
 mod view;
 
 pub use error::AppError;
+pub use fallback::{Participation, Standing};
 
 /// Batches between source and control loop. While it is full the source waits,
 /// and what changes meanwhile comes with its next batch: nothing is dropped.
@@ -75,6 +79,7 @@ pub struct App {
     node_ports: Arc<NodePorts>,
     readiness: Readiness,
     latency: Arc<ProgrammingLatency>,
+    participation: Option<Participation>,
     tasks: JoinSet<Ended>,
     /// Its netlink task ends with it.
     _link: Arc<Link>,
@@ -156,8 +161,29 @@ impl App {
         } else {
             Wanted::default()
         };
+        let falls_back = config.mode == Mode::Fallback;
+        let wanted = if falls_back { wanted.idle() } else { wanted };
         let exposure = Exposure::new(Arc::clone(&node_ports), wanted.clone(), health.clone());
         let exposure = Arc::new(exposure);
+        let participation = falls_back.then(Participation::new);
+        if let Some(participation) = &participation {
+            let undecided = readiness.block("waiting to see what the kernel carries");
+            exposure.set_active(false);
+            let follower = Follower {
+                kube_proxy: config.kube_proxy_healthz,
+                routes: wanted.clone(),
+                exposure: Arc::clone(&exposure),
+                dataplane: Arc::clone(&dataplane),
+                health: health.clone(),
+                participation: participation.clone(),
+                drain_timeout: config.drain_timeout,
+            };
+            let node = Node::open().map_err(AppError::Node)?;
+            tasks.spawn(async {
+                follower.run(node, undecided).await;
+                ("the follower of the kernel", None)
+            });
+        }
         let control = Control::new(index, Arc::clone(&table), health, unsynced)
             .with_exposure(Arc::clone(&exposure));
         let view = ProxyView {
@@ -170,6 +196,7 @@ impl App {
                 dataplane: Arc::downgrade(&dataplane),
                 tun_addresses: LinkConfig::addresses_or_default(&config.tun.addresses),
             },
+            participation: participation.clone(),
         };
         let serving = admin_socket.serve(Arc::new(view));
         tasks.spawn(async { ("the admin server", serving.await.err()) });
@@ -234,6 +261,7 @@ impl App {
             node_ports,
             readiness,
             latency,
+            participation,
             tasks,
             _link: link,
         })
@@ -252,6 +280,11 @@ impl App {
     /// How long changes took from the cluster to the table.
     pub fn programming_latency(&self) -> &ProgrammingLatency {
         &self.latency
+    }
+
+    /// Whether the proxy takes part at present, with `--mode fallback`.
+    pub fn participation(&self) -> Option<&Participation> {
+        self.participation.as_ref()
     }
 
     /// Carries traffic until a signal to stop comes and the flows have drained;

@@ -10,14 +10,20 @@ use std::process::ExitCode;
 use kube_tun_proxy::lab;
 use libtest_mimic::{Arguments, Trial};
 
+#[path = "cluster/check.rs"]
+mod check;
 #[path = "cluster/closing.rs"]
 mod closing;
 #[path = "cluster/demo.rs"]
 mod demo;
 #[path = "cluster/failover.rs"]
 mod failover;
+#[path = "cluster/fallback.rs"]
+mod fallback;
 #[path = "cluster/icmp.rs"]
 mod icmp;
+#[path = "cluster/kernel.rs"]
+mod kernel;
 #[path = "cluster/lab.rs"]
 mod lab_itself;
 #[path = "cluster/lab_servers.rs"]
@@ -65,9 +71,11 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(TRIALS_AT_A_TIME);
     let trials: Vec<Trial> = [
+        check::trials(),
         closing::trials(),
         demo::trials(),
         failover::trials(),
+        fallback::trials(),
         icmp::trials(),
         lab_itself::trials(),
         lab_servers::trials(),

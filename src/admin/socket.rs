@@ -22,7 +22,7 @@ use thiserror::Error;
 use tokio::net::UnixListener;
 
 use super::api::{
-    EXPLAIN, Explanation, FLOWS, Flow, Flows, Question, SERVICES, Services, VirtualServer,
+    EXPLAIN, Explanation, FLOWS, Flow, Flows, Question, SERVICES, Services, Standing, VirtualServer,
 };
 
 /// Commands waiting to be answered; more than a person and a script ever are.
@@ -33,6 +33,11 @@ const BACKLOG: i32 = 16;
 pub trait View: Send + Sync + 'static {
     /// The virtual servers, in the order to print.
     fn services(&self) -> Vec<VirtualServer>;
+
+    /// Whether the proxy takes part, if it does not always.
+    fn standing(&self) -> Option<Standing> {
+        None
+    }
 
     /// The flows, in the order to print.
     fn flows(&self) -> impl Future<Output = Vec<Flow>> + Send;
@@ -208,7 +213,11 @@ fn router<V: View>(view: Arc<V>) -> Router {
 
 fn services<V: View>(State(view): State<Arc<V>>) -> std::future::Ready<Json<Services>> {
     let virtual_servers = view.services();
-    std::future::ready(Json(Services { virtual_servers }))
+    let fallback = view.standing();
+    std::future::ready(Json(Services {
+        fallback,
+        virtual_servers,
+    }))
 }
 
 async fn flows<V: View>(State(view): State<Arc<V>>) -> Json<Flows> {

@@ -40,6 +40,9 @@ pub enum AppError {
         /// What the worker says.
         reason: String,
     },
+    /// The node cannot be looked at.
+    #[error("cannot open a netlink socket to look at the node")]
+    Node(#[source] io::Error),
     /// Signals cannot be handled.
     #[error("cannot handle signals")]
     Signals(#[source] io::Error),
@@ -90,6 +93,7 @@ impl AppError {
             Self::Dataplane(_)
             | Self::Worker { .. }
             | Self::Signals(_)
+            | Self::Node(_)
             | Self::Ended { .. }
             | Self::Panicked(_) => None,
         }

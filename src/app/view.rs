@@ -3,6 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use super::explain::Explainer;
+use super::fallback::Participation;
 use crate::admin::api;
 use crate::admin::socket::View;
 use crate::dataplane::{Dataplane, FlowView};
@@ -18,12 +19,24 @@ pub(super) struct ProxyView {
     /// As weak.
     pub(super) node_ports: Weak<NodePorts>,
     pub(super) explainer: Explainer,
+    /// With `--mode fallback`.
+    pub(super) participation: Option<Participation>,
 }
 
 impl View for ProxyView {
     fn services(&self) -> Vec<api::VirtualServer> {
         let snapshot = self.table.snapshot();
         snapshot.iter().map(virtual_server).collect()
+    }
+
+    fn standing(&self) -> Option<api::Standing> {
+        let standing = self.participation.as_ref()?.standing()?;
+        Some(api::Standing {
+            active: standing.active,
+            reason: standing.reason.to_string(),
+            since_seconds: standing.since.elapsed().as_secs(),
+            changes: standing.changes,
+        })
     }
 
     async fn flows(&self) -> Vec<api::Flow> {
