@@ -35,20 +35,24 @@ use crate::node_port::{AddressWatch, NodePorts};
 use crate::service::index::Index;
 use crate::source::kubernetes::ServiceCidrs;
 use crate::source::{Batch, manifests};
-use crate::tun::{Link, LinkConfig, Offloads, open_queues};
+use crate::tun::{Link, LinkConfig, Offloads};
 use cluster::Following;
+use confinement::{Confinement, unprivileged};
 use control::Control;
+use device::Device;
 use explain::Explainer;
 use exposure::Exposure;
 use fallback::Follower;
 use programming::ProgrammingLatency;
 use routes::Wanted;
-use settings::{dataplane_config, link_config, node_port_config};
+use settings::{dataplane_config, node_port_config};
 use signals::Signals;
 use view::ProxyView;
 
 mod cluster;
+pub mod confinement;
 mod control;
+mod device;
 mod error;
 mod explain;
 mod exposure;
@@ -56,6 +60,7 @@ mod fallback;
 mod limits;
 pub mod logging;
 mod pods;
+pub mod prepare;
 pub mod programming;
 mod routes;
 mod settings;
@@ -104,10 +109,12 @@ impl App {
     /// `/readyz` tells. Must be called within a multi-threaded tokio runtime, in
     /// the network namespace that the proxy is for.
     ///
+    /// The calling thread gives up its privileges, as [`Confinement`] has it.
+    ///
     /// # Errors
     ///
     /// [`AppError`]; nothing is left behind then.
-    pub async fn start(config: Config) -> Result<Self, AppError> {
+    pub async fn start(config: Config, confinement: &Confinement) -> Result<Self, AppError> {
         limits::raise_open_files(config.flows.max_flows);
         let connection = cluster::connect(&config.source).await?;
         let readiness = Readiness::new();
@@ -121,14 +128,21 @@ impl App {
         };
         let admin_socket = AdminSocket::bind(&config.admin_socket)?;
 
-        let queues = open_queues(config.tun.name.as_str(), config.tun.workers.get())?;
-        let link = Arc::new(Link::configure(link_config(&config, queues.index)).await?);
+        let Device {
+            queues,
+            link,
+            is_prepared,
+        } = device::open(&config).await?;
         let table = Arc::new(Table::new(config.flows.scheduler));
-        let dataplane =
-            Dataplane::start(dataplane_config(&config), Arc::clone(&table), queues.queues)?;
-        let dataplane = Arc::new(dataplane);
+        // The workers have no privilege, those of node ports one, and then this thread none.
+        let dataplane = unprivileged(|| {
+            Dataplane::start(dataplane_config(&config), Arc::clone(&table), queues.queues)
+        });
+        let dataplane = Arc::new(dataplane.map_err(AppError::Threads)??);
+        confinement.confine_to_node_ports();
         let node_ports = NodePorts::start(node_port_config(&config), &dataplane)?;
         let node_ports = Arc::new(node_ports);
+        confinement.confine_main();
 
         let bound = Bound {
             healthz: healthz
@@ -141,6 +155,10 @@ impl App {
             tun: queues.name,
         };
         announce(&bound, &config, queues.offloads);
+        if is_prepared {
+            let may = Node::open().map_err(AppError::Node)?.may_configure().await;
+            limits::tell_of_privileges(may.unwrap_or(false));
+        }
         if let Some(reason) = link.ipv6_missing()
             && config.service_cidrs.iter().any(|net| net.addr().is_ipv6())
         {
@@ -160,6 +178,11 @@ impl App {
             Wanted::beside(config.service_cidrs.clone())
         } else {
             Wanted::default()
+        };
+        let wanted = if config.fixed_routes {
+            wanted.only_fixed()
+        } else {
+            wanted
         };
         let falls_back = config.mode == Mode::Fallback;
         let wanted = if falls_back { wanted.idle() } else { wanted };

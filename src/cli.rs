@@ -19,6 +19,7 @@ use crate::config::RunArgs;
 mod check;
 mod demo;
 mod explain;
+mod init;
 mod list;
 mod run;
 
@@ -46,6 +47,12 @@ enum Command {
     /// Takes the options of run, and holds them against the node; nothing is changed.
     /// The status is 3 if a line says failure.
     Check(Box<check::CheckArgs>),
+    /// Make the device and its routes for a user, so that run needs no privilege
+    ///
+    /// Needs CAP_NET_ADMIN itself. The device stays until init --remove or a reboot; it
+    /// takes as many queues as run has workers. Without CAP_NET_ADMIN, run serves what
+    /// is routed here, and nothing that needs a route of its own.
+    Init(Box<init::InitArgs>),
     /// Show it: a cluster in network namespaces, the proxy in it, traffic through it
     ///
     /// Works as any user. Nothing outside the namespaces is touched.
@@ -60,6 +67,7 @@ pub fn main() -> ExitCode {
         Command::List(args) => list::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Explain(args) => explain::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Check(args) => check::run(*args),
+        Command::Init(args) => init::run(*args).map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => demo::run(&args),
     };
     match done {

@@ -26,7 +26,7 @@ mod values;
 #[cfg(test)]
 mod tests;
 
-pub use args::{ADMIN_SOCKET, RunArgs};
+pub use args::{ADMIN_SOCKET, DeviceArgs, RunArgs};
 pub use values::{InterfaceName, LogFormat, MasqueradeSource, Mode, PodTraffic};
 
 /// FIN timeout when the flag says 0: that of IPVS (`ip_vs_proto_tcp.c`).
@@ -61,6 +61,8 @@ pub struct Config {
     pub node_port_addresses: Vec<NodePortAddress>,
     /// Where health is told; `None` is nowhere.
     pub healthz_bind_address: Option<SocketAddr>,
+    /// Whether no route is set but those of `service_cidrs`.
+    pub fixed_routes: bool,
     /// When it takes part.
     pub mode: Mode,
     /// Where kube-proxy tells its health.
@@ -208,6 +210,7 @@ impl TryFrom<RunArgs> for Config {
                 Some(address) => address.0,
                 None => Some(default_healthz(args.mode)),
             },
+            fixed_routes: args.fixed_routes,
             mode: args.mode,
             kube_proxy_healthz: args.kube_proxy_healthz,
             admin_socket: admin_socket(args.admin_socket)?,

@@ -22,6 +22,8 @@ mod failover;
 mod fallback;
 #[path = "cluster/icmp.rs"]
 mod icmp;
+#[path = "cluster/init.rs"]
+mod init;
 #[path = "cluster/kernel.rs"]
 mod kernel;
 #[path = "cluster/lab.rs"]
@@ -77,6 +79,7 @@ fn main() -> ExitCode {
         failover::trials(),
         fallback::trials(),
         icmp::trials(),
+        init::trials(),
         lab_itself::trials(),
         lab_servers::trials(),
         lifecycle::trials(),
@@ -96,8 +99,12 @@ fn main() -> ExitCode {
     .into_iter()
     .flatten()
     .collect();
+    let driver = init::Driver::for_everybody();
     if !arguments.list
-        && let Err(error) = lab::enter().and_then(|()| lab::require_tun())
+        && let Err(error) = lab::enter().and_then(|()| {
+            driver.put_in_place();
+            lab::require_tun()
+        })
     {
         let mend = error
             .mend()
@@ -107,5 +114,7 @@ fn main() -> ExitCode {
         let _ = writeln!(io::stderr(), "{error}{mend}");
         return ExitCode::FAILURE;
     }
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    drop(driver);
+    conclusion.exit_code()
 }

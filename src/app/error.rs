@@ -43,6 +43,9 @@ pub enum AppError {
     /// The node cannot be looked at.
     #[error("cannot open a netlink socket to look at the node")]
     Node(#[source] io::Error),
+    /// No thread to start others from.
+    #[error("cannot start threads")]
+    Threads(#[source] io::Error),
     /// Signals cannot be handled.
     #[error("cannot handle signals")]
     Signals(#[source] io::Error),
@@ -94,6 +97,7 @@ impl AppError {
             | Self::Worker { .. }
             | Self::Signals(_)
             | Self::Node(_)
+            | Self::Threads(_)
             | Self::Ended { .. }
             | Self::Panicked(_) => None,
         }

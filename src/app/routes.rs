@@ -76,6 +76,8 @@ struct State {
     fixed: Option<Vec<IpNet>>,
     /// The fixed ones too are set and removed here.
     sets_fixed: bool,
+    /// There are no others.
+    only_fixed: bool,
     /// Nothing is routed for the present.
     idle: bool,
     /// Addresses of the node, which no route can lead away from it.
@@ -92,6 +94,12 @@ impl Wanted {
         let wanted = Self::default();
         wanted.lock().fixed = Some(fixed);
         wanted
+    }
+
+    /// Where no route is set beside the fixed ones.
+    pub(super) fn only_fixed(self) -> Self {
+        self.lock().only_fixed = true;
+        self
     }
 
     /// Where nothing is routed until [`set_active`](Self::set_active) says so.
@@ -192,7 +200,7 @@ impl State {
     fn may_route(&self, exposure: Exposure) -> bool {
         match exposure {
             Exposure::ClusterIp => self.fixed.is_none(),
-            Exposure::LoadBalancerIp | Exposure::ExternalIp => true,
+            Exposure::LoadBalancerIp | Exposure::ExternalIp => !self.only_fixed,
             Exposure::NodePort => false,
         }
     }

@@ -44,12 +44,8 @@ pub(super) async fn capabilities(around: &Surroundings<'_>) -> Finding {
                 source: std::io::Error::from_raw_os_error(libc::EPERM),
             };
             let mend = needed.mend().unwrap_or_default();
-            let user = geteuid();
-            Finding::failure(
-                SUBJECT,
-                found,
-                format!("{mend}; or, once and as root: kube-tun-proxy init --user {user}"),
-            )
+            let user = format!("--user {}", geteuid());
+            Finding::failure(SUBJECT, found, mend.replace("--user USER", &user))
         }
         Err(error) => Finding::unknown(SUBJECT, "whether routes may be set", error),
     }
@@ -62,9 +58,7 @@ async fn prepared(around: &Surroundings<'_>) -> bool {
 
 /// Made by `init` for the user that we are.
 fn is_ours(device: &Device) -> bool {
-    device.tun.is_some_and(|tun| {
-        tun.persistent && tun.multi_queue && tun.owner == Some(geteuid().as_raw())
-    })
+    device.is_prepared_for(geteuid().as_raw())
 }
 
 pub(super) async fn device(around: &Surroundings<'_>) -> Finding {

@@ -70,9 +70,22 @@ pub struct RunArgs {
     #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = service_cidr, help_heading = "Cluster")]
     pub(super) service_cidr: Vec<IpNet>,
 
+    /// Set no route but those of --service-cidr
+    ///
+    /// External and load balancer IPs outside of them are not reached, and
+    /// CAP_NET_ADMIN is given up once the device is set up.
+    #[arg(
+        long,
+        requires = "service_cidr",
+        conflicts_with = "mode",
+        help_heading = "Cluster"
+    )]
+    pub(super) fixed_routes: bool,
+
     /// Name of the TUN device to make
     ///
-    /// At most 15 bytes. If a device of that name exists, run ends with status 3.
+    /// At most 15 bytes. If a device of that name exists that init has not made
+    /// for this user, run ends with status 3.
     #[arg(long, value_name = "NAME", default_value = "svc-tun0", value_parser = interface_name, help_heading = "Device")]
     pub(super) tun_name: InterfaceName,
 
@@ -276,4 +289,24 @@ pub struct RunArgs {
         help_heading = "Operation"
     )]
     pub(super) log_format: LogFormat,
+}
+
+/// The options of `init` that `run` has too, with the same meaning.
+#[derive(Args, Clone, Debug)]
+pub struct DeviceArgs {
+    /// Networks that services get their addresses from, routed into the device
+    ///
+    /// Whatever else run wants to route, without privilege it cannot.
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = service_cidr)]
+    pub service_cidr: Vec<IpNet>,
+
+    /// Name of the device to make, or to take away
+    #[arg(long, value_name = "NAME", default_value = "svc-tun0", value_parser = interface_name)]
+    pub tun_name: InterfaceName,
+
+    /// Address of the device, one of each family at most
+    ///
+    /// Default: as that of run, which must be told the same.
+    #[arg(long, value_name = "ADDR", value_delimiter = ',', value_parser = tun_address)]
+    pub tun_address: Vec<IpAddr>,
 }

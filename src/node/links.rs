@@ -59,6 +59,14 @@ pub struct Way {
     pub source: Option<IpAddr>,
 }
 
+impl Device {
+    /// Whether this user may attach queues to it without privilege, as `init` makes it.
+    pub fn is_prepared_for(&self, user: u32) -> bool {
+        self.tun
+            .is_some_and(|tun| tun.persistent && tun.multi_queue && tun.owner == Some(user))
+    }
+}
+
 impl Drop for Node {
     fn drop(&mut self) {
         self.task.abort();

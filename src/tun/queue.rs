@@ -222,7 +222,7 @@ fn open_driver(name: &str, queue: usize) -> Result<OwnedFd, TunError> {
 
 /// Opens the driver and attaches the descriptor to the device as one more
 /// queue; returns the device's name as well, since it may have been a pattern.
-fn open_queue(
+pub(super) fn open_queue(
     name: &str,
     queue: usize,
     exclusive: libc::c_int,
@@ -263,7 +263,7 @@ fn open_queue(
 }
 
 /// Header and offloads. They belong to the device, so one queue sets them for all.
-fn set_up_device(fd: &OwnedFd, name: &str) -> Result<Offloads, TunError> {
+pub(super) fn set_up_device(fd: &OwnedFd, name: &str) -> Result<Offloads, TunError> {
     ioctl_int(fd, libc::TUNSETVNETHDRSZ, VNET_HEADER_LEN as libc::c_int)
         .map_err(|errno| queue_error(name, 0, "ioctl TUNSETVNETHDRSZ", errno))?;
     ioctl_int(fd, libc::TUNSETVNETLE, 1)
@@ -315,7 +315,7 @@ fn ioctl_int(fd: &OwnedFd, request: libc::Ioctl, value: libc::c_int) -> nix::Res
 }
 
 /// Makes the crate `tun` the owner of the descriptor.
-fn adopt(fd: OwnedFd, name: &str, queue: usize) -> Result<Queue, TunError> {
+pub(super) fn adopt(fd: OwnedFd, name: &str, queue: usize) -> Result<Queue, TunError> {
     let fd = fd.into_raw_fd();
     let mut configuration = ::tun::Configuration::default();
     configuration
@@ -331,7 +331,12 @@ fn adopt(fd: OwnedFd, name: &str, queue: usize) -> Result<Queue, TunError> {
     Ok(Queue { device, fd })
 }
 
-fn queue_error(name: &str, queue: usize, operation: &'static str, errno: Errno) -> TunError {
+pub(super) fn queue_error(
+    name: &str,
+    queue: usize,
+    operation: &'static str,
+    errno: Errno,
+) -> TunError {
     TunError::Queue {
         name: name.to_owned(),
         queue,
