@@ -159,7 +159,9 @@ impl Wanted {
         }
         let covering: Vec<IpNet> = match cidrs {
             // They are about to be known, and host routes would be in vain.
-            ServiceCidrs::Unknown if !state.complete && state.fixed.is_none() => {
+            ServiceCidrs::Unknown
+                if !state.complete && !(state.sets_fixed && state.fixed.is_some()) =>
+            {
                 return (BTreeSet::new(), false);
             }
             ServiceCidrs::Unknown | ServiceCidrs::Unavailable => Vec::new(),

@@ -1,11 +1,14 @@
 //! `check`: each finding, as the fault that it tells of is made.
 
 use std::fs;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 
 use kube_tun_proxy::check::{Finding, Level, Report};
+use kube_tun_proxy::lab::Namespace;
 use libtest_mimic::{Failed, Trial};
+use rtnetlink::RouteMessageBuilder;
 
 use super::kernel::{KubeProxy, add_device, delete_device, kube_proxy_table};
 use super::world::{BINARY, Trials, World};
@@ -17,6 +20,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         .one("what_kube_proxy_leaves", kube_proxy)
         .one("settings_of_the_kernel", settings)
         .one("flannel", flannel)
+        .one("an_api_server", cluster)
         .one("without_privilege", without_privilege)
         .one("beside_a_running_proxy", running)
         .done()
@@ -317,7 +321,121 @@ fn settings() -> Result<(), Failed> {
             cause,
         })
     })?;
-    node.expect("rules", Level::Warning, &["100: from all lookup 100"])
+    node.expect("rules", Level::Warning, &["100: from all lookup 100"])?;
+    // That table has no route for it, and then it has.
+    node.expect("routes", Level::Ok, &[])?;
+    inside.netlink(async |handle| {
+        let index = nix::net::if_::if_nametoindex("vx9").expect("the overlay");
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(Ipv4Addr::new(172, 20, 0, 0), 20)
+            .output_interface(index)
+            .table_id(100)
+            .build();
+        let added = handle.route().add(route).execute().await;
+        added.map_err(|cause| kube_tun_proxy::lab::LabError::Netlink {
+            name: "edge-a".to_owned(),
+            step: "adding a route".to_owned(),
+            cause,
+        })
+    })?;
+    node.expect(
+        "routes",
+        Level::Failure,
+        &["table 100", "dev vx9", "ip rule"],
+    )
+}
+
+/// Says its version, and who may do what: everything but to watch EndpointSlices.
+fn api_server(at: &Namespace, address: SocketAddr) -> Result<(), Failed> {
+    let listener = at.run(|| TcpListener::bind(address))?;
+    // Ends with the test's process; nothing waits for it.
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut request = String::new();
+            let mut buffer = [0; 4096];
+            // A review ends with its braces, a question without body with its head.
+            while !request.ends_with("}}}") && !request.ends_with("\r\n\r\n")
+                || request.starts_with("POST") && !request.ends_with("}}}")
+            {
+                match stream.read(&mut buffer) {
+                    Ok(0) | Err(_) => break,
+                    Ok(length) => request.push_str(&String::from_utf8_lossy(&buffer[..length])),
+                }
+            }
+            let denied = request.contains("endpointslices") && request.contains("watch");
+            let body = if request.starts_with("GET /version ") {
+                r#"{"gitVersion":"v1.36.2"}"#.to_owned()
+            } else {
+                format!(r#"{{"status":{{"allowed":{}}}}}"#, !denied)
+            };
+            // Who has asked may have gone.
+            let _ = write!(
+                stream,
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            );
+        }
+    });
+    Ok(())
+}
+
+fn cluster() -> Result<(), Failed> {
+    let node = Node::new()?;
+    let inside = node.world.node().namespace();
+    let kubeconfig = node.file("kubeconfig");
+    let config = serde_json::json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "test",
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+        "clusters": [{"name": "test", "cluster": {"server": "http://127.0.0.1:6443"}}],
+        "users": [{"name": "test", "user": {"token": "secret"}}],
+    });
+    fs::write(&kubeconfig, config.to_string())?;
+    let report = |more: &[&str]| -> Result<Vec<Finding>, Failed> {
+        let cidrs = node
+            .world
+            .service_cidrs()
+            .map(|cidr| cidr.to_string())
+            .join(",");
+        let mut command = inside.command(BINARY);
+        command.args(["check", "-o", "json", "--kubeconfig", &kubeconfig]);
+        let output = command
+            .args(["--service-cidr", &cidrs])
+            .args(more)
+            .output()?;
+        let report: Report = serde_json::from_slice(&output.stdout)?;
+        assert_eq!(output.status.code(), Some(3), "{report:?}");
+        let findings = report.findings.into_iter();
+        let of_cluster =
+            |finding: &Finding| finding.subject == "api-server" || finding.subject == "permissions";
+        Ok(findings.filter(of_cluster).collect())
+    };
+    let found = report(&[])?;
+    assert_eq!(
+        (found.len(), found[0].level),
+        (1, Level::Failure),
+        "{found:?}"
+    );
+    assert!(
+        found[0].found.contains("http://127.0.0.1:6443/"),
+        "{found:?}"
+    );
+
+    api_server(inside, ([127, 0, 0, 1], 6443).into())?;
+    let found = report(&[])?;
+    assert_eq!((found.len(), found[0].level), (2, Level::Ok), "{found:?}");
+    assert!(found[0].found.contains("v1.36.2"), "{found:?}");
+    assert_eq!(found[1].level, Level::Failure, "{found:?}");
+    assert_eq!(found[1].found, "may not watch endpointslices");
+
+    // By a service's address, which something else serves at present.
+    add_device(inside, "other0", &["172.20.0.1".parse()?])?;
+    api_server(inside, ([172, 20, 0, 1], 443).into())?;
+    let found = report(&["--master", "http://172.20.0.1:443"])?;
+    assert_eq!(found[0].level, Level::Warning, "{found:?}");
+    assert!(found[0].found.contains("172.20.0.0/20"), "{found:?}");
+    Ok(())
 }
 
 fn flannel() -> Result<(), Failed> {
