@@ -5,9 +5,11 @@
 //! stop, after the flows have drained, or when a part has ended by itself.
 //!
 //! Tasks on the control runtime: the source, the control loop, the keeper of the
-//! routes where they are not fixed, the health server and the admin server. All end with the [`App`]. The threads of the data plane
-//! are its own and are joined before `run` returns; with the last queue the
-//! kernel takes away device, addresses and routes.
+//! routes where they are not fixed, the follower of the kernel in fallback mode, the
+//! health server and the admin server. All end with the [`App`]. The threads of the
+//! data plane are its own and are joined before `run` returns; with the last queue the
+//! kernel takes away device, addresses and routes, unless `init` has made them.
+//! [`confinement`] says which thread keeps which privilege.
 
 use std::convert::Infallible;
 use std::future;

@@ -1,7 +1,7 @@
 //! What the node offers: facts read from the kernel, and what follows from them.
 //!
-//! [`netlink`] asks netlink families for which there is no crate of calls, [`genetlink`]
-//! and [`nftables`] put questions to it; [`links`] reads devices, addresses, routes and
+//! [`genetlink`] and [`nftables`] ask netlink families for which there is no crate of
+//! calls; [`links`] reads devices, addresses, routes and
 //! rules; [`flannel`] reads its subnet file; [`kube_proxy`] asks whether kube-proxy is
 //! well; [`kernel_proxy`] puts together whether the kernel carries services, and
 //! [`fallback`] decides from that, with time as an argument, whether this proxy takes

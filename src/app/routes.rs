@@ -159,9 +159,7 @@ impl Wanted {
         }
         let covering: Vec<IpNet> = match cidrs {
             // They are about to be known, and host routes would be in vain.
-            ServiceCidrs::Unknown
-                if !state.complete && !(state.sets_fixed && state.fixed.is_some()) =>
-            {
+            ServiceCidrs::Unknown if state.awaits_ranges() => {
                 return (BTreeSet::new(), false);
             }
             ServiceCidrs::Unknown | ServiceCidrs::Unavailable => Vec::new(),
@@ -197,6 +195,12 @@ impl Wanted {
 }
 
 impl State {
+    /// Whether nothing can be said before the ranges are known.
+    fn awaits_ranges(&self) -> bool {
+        let sets_fixed = self.sets_fixed && self.fixed.is_some();
+        !self.complete && !sets_fixed
+    }
+
     /// Whether virtual servers of that kind have routes, if anything does not cover
     /// them.
     fn may_route(&self, exposure: Exposure) -> bool {
