@@ -5,9 +5,11 @@
 //! stop, after the flows have drained, or when a part has ended by itself.
 //!
 //! Tasks on the control runtime: the source, the control loop, the keeper of the
-//! routes where they are not fixed, the health server and the admin server. All end with the [`App`]. The threads of the data plane
-//! are its own and are joined before `run` returns; with the last queue the
-//! kernel takes away device, addresses and routes.
+//! routes where they are not fixed, the follower of the kernel in fallback mode, the
+//! health server and the admin server. All end with the [`App`]. The threads of the
+//! data plane are its own and are joined before `run` returns; with the last queue the
+//! kernel takes away device, addresses and routes, unless `init` has made them.
+//! [`confinement`] says which thread keeps which privilege.
 
 use std::convert::Infallible;
 use std::future;
@@ -27,36 +29,44 @@ use tracing::{info, warn};
 use crate::admin::health::{self, Family, Health};
 use crate::admin::readiness::{Blocker, Readiness};
 use crate::admin::socket::AdminSocket;
-use crate::config::{Config, PodTraffic, Settings, Source};
+use crate::config::{Config, Mode, PodTraffic, Settings, Source};
 use crate::dataplane::Dataplane;
 use crate::ipvs::Table;
+use crate::node::links::Node;
 use crate::node_port::{AddressWatch, NodePorts};
 use crate::service::index::Index;
 use crate::source::kubernetes::ServiceCidrs;
 use crate::source::{Batch, manifests};
-use crate::tun::{Link, LinkConfig, Offloads, open_queues};
+use crate::tun::{Link, LinkConfig, Offloads};
 use cluster::Following;
+use confinement::{Confinement, unprivileged};
 use control::Control;
+use device::Device;
 use explain::Explainer;
 use exposure::Exposure;
+use fallback::Follower;
 use logging::LogLevel;
 use pods::PodGate;
 use programming::ProgrammingLatency;
 use reload::Reloader;
 use routes::Wanted;
-use settings::{dataplane_config, link_config, node_port_config};
+use settings::{dataplane_config, node_port_config};
 use signals::{Signals, Told};
 use view::ProxyView;
 use watchdog::Vitals;
 
 mod cluster;
+pub mod confinement;
 mod control;
+mod device;
 mod error;
 mod explain;
 mod exposure;
+mod fallback;
 mod limits;
 pub mod logging;
 mod pods;
+pub mod prepare;
 pub mod programming;
 mod reload;
 mod routes;
@@ -68,6 +78,7 @@ mod view;
 mod watchdog;
 
 pub use error::AppError;
+pub use fallback::{Participation, Standing};
 
 /// Batches between source and control loop. While it is full the source waits,
 /// and what changes meanwhile comes with its next batch: nothing is dropped.
@@ -86,6 +97,7 @@ pub struct App {
     health: Health,
     reloader: Reloader,
     latency: Arc<ProgrammingLatency>,
+    participation: Option<Participation>,
     tasks: JoinSet<Ended>,
     /// Its netlink task ends with it.
     _link: Arc<Link>,
@@ -110,10 +122,16 @@ impl App {
     /// `/readyz` tells. Must be called within a multi-threaded tokio runtime, in
     /// the network namespace that the proxy is for.
     ///
+    /// The calling thread gives up its privileges, as [`Confinement`] has it.
+    ///
     /// # Errors
     ///
     /// [`AppError`]; nothing is left behind then.
-    pub async fn start(config: Config, log: LogLevel) -> Result<Self, AppError> {
+    pub async fn start(
+        config: Config,
+        log: LogLevel,
+        confinement: &Confinement,
+    ) -> Result<Self, AppError> {
         limits::raise_open_files(config.flows.max_flows);
         let connection = cluster::connect(&config.source).await?;
         let readiness = Readiness::new();
@@ -127,14 +145,21 @@ impl App {
         };
         let admin_socket = AdminSocket::bind(&config.admin_socket)?;
 
-        let queues = open_queues(config.tun.name.as_str(), config.tun.workers.get())?;
-        let link = Arc::new(Link::configure(link_config(&config, queues.index)).await?);
+        let Device {
+            queues,
+            link,
+            is_prepared,
+        } = device::open(&config).await?;
         let table = Arc::new(Table::new(config.flows.scheduler));
-        let dataplane =
-            Dataplane::start(dataplane_config(&config), Arc::clone(&table), queues.queues)?;
-        let dataplane = Arc::new(dataplane);
+        // The workers have no privilege, those of node ports one, and then this thread none.
+        let dataplane = unprivileged(|| {
+            Dataplane::start(dataplane_config(&config), Arc::clone(&table), queues.queues)
+        });
+        let dataplane = Arc::new(dataplane.map_err(AppError::Threads)??);
+        confinement.confine_to_node_ports();
         let node_ports = NodePorts::start(node_port_config(&config), &dataplane)?;
         let node_ports = Arc::new(node_ports);
+        confinement.confine_main();
 
         let bound = Bound {
             healthz: healthz
@@ -147,6 +172,10 @@ impl App {
             tun: queues.name,
         };
         announce(&bound, &config, queues.offloads);
+        if is_prepared {
+            let may = Node::open().map_err(AppError::Node)?.may_configure().await;
+            limits::tell_of_privileges(may.unwrap_or(false));
+        }
         if let Some(reason) = link.ipv6_missing()
             && config.service_cidrs.iter().any(|net| net.addr().is_ipv6())
         {
@@ -167,8 +196,34 @@ impl App {
         } else {
             Wanted::default()
         };
+        let wanted = if config.fixed_routes {
+            wanted.only_fixed()
+        } else {
+            wanted
+        };
+        let falls_back = config.mode == Mode::Fallback;
+        let wanted = if falls_back { wanted.idle() } else { wanted };
         let exposure = Exposure::new(Arc::clone(&node_ports), wanted.clone(), health.clone());
         let exposure = Arc::new(exposure);
+        let participation = falls_back.then(Participation::new);
+        if let Some(participation) = &participation {
+            let undecided = readiness.block("waiting to see what the kernel carries");
+            exposure.set_active(false);
+            let follower = Follower {
+                kube_proxy: config.kube_proxy_healthz,
+                routes: wanted.clone(),
+                exposure: Arc::clone(&exposure),
+                dataplane: Arc::clone(&dataplane),
+                health: health.clone(),
+                participation: participation.clone(),
+                drain_timeout: config.drain_timeout,
+            };
+            let node = Node::open().map_err(AppError::Node)?;
+            tasks.spawn(async {
+                follower.run(node, undecided).await;
+                ("the follower of the kernel", None)
+            });
+        }
         let control = Control::new(index, Arc::clone(&table), health.clone(), unsynced)
             .with_exposure(Arc::clone(&exposure));
         let flows = &config.flows;
@@ -199,6 +254,7 @@ impl App {
                 dataplane: Arc::downgrade(&dataplane),
                 tun_addresses: LinkConfig::addresses_or_default(&config.tun.addresses),
             },
+            participation: participation.clone(),
         };
         let serving = admin_socket.serve(Arc::new(view));
         tasks.spawn(async { ("the admin server", serving.await.err()) });
@@ -264,6 +320,7 @@ impl App {
             health,
             reloader,
             latency,
+            participation,
             tasks,
             _link: link,
         })
@@ -287,6 +344,11 @@ impl App {
     /// How long changes took from the cluster to the table.
     pub fn programming_latency(&self) -> &ProgrammingLatency {
         &self.latency
+    }
+
+    /// Whether the proxy takes part at present, with `--mode fallback`.
+    pub fn participation(&self) -> Option<&Participation> {
+        self.participation.as_ref()
     }
 
     /// Carries traffic until a signal to stop comes and the flows have drained;

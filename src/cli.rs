@@ -16,9 +16,11 @@ use tokio::runtime;
 use crate::admin::client::{AskError, ask, put};
 use crate::config::Settings;
 
+mod check;
 mod demo;
 mod explain;
 mod generate;
+mod init;
 mod list;
 mod log_level;
 mod run;
@@ -44,6 +46,17 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Tell or change what the proxy that runs here logs
     LogLevel(log_level::LogLevelArgs),
+    /// Tell what this node has and lacks: a line for each thing, with what mends it
+    ///
+    /// Takes the options of run, and holds them against the node; nothing is changed.
+    /// The status is 3 if a line says failure.
+    Check(Box<check::CheckArgs>),
+    /// Make the device and its routes for a user, so that run needs no privilege
+    ///
+    /// Needs CAP_NET_ADMIN itself. The device stays until init --remove or a reboot; it
+    /// takes as many queues as run has workers. Without CAP_NET_ADMIN, run serves what
+    /// is routed here, and nothing that needs a route of its own.
+    Init(Box<init::InitArgs>),
     /// Show it: a cluster in network namespaces, the proxy in it, traffic through it
     ///
     /// Works as any user. Nothing outside the namespaces is touched.
@@ -67,6 +80,8 @@ pub fn main() -> ExitCode {
         Command::List(args) => list::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Explain(args) => explain::run(&args).map(|()| ExitCode::SUCCESS),
         Command::LogLevel(args) => log_level::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Check(args) => check::run(*args),
+        Command::Init(args) => init::run(*args).map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => demo::run(&args),
         Command::Completions(args) => {
             generate::completions(&args, command()).map(|()| ExitCode::SUCCESS)

@@ -10,7 +10,7 @@
 //! (`file`), and [`Config::settings`] shows each of them again, which a test
 //! holds against the flags.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::thread;
@@ -37,10 +37,10 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use args::{ADMIN_SOCKET, RunArgs};
+pub use args::{ADMIN_SOCKET, DeviceArgs, RunArgs};
 pub use error::{ConfigError, FileError};
 pub use settings::{Loaded, Settings};
-pub use values::{InterfaceName, LogFilter, LogFormat, MasqueradeSource, PodTraffic};
+pub use values::{InterfaceName, LogFilter, LogFormat, MasqueradeSource, Mode, PodTraffic};
 
 /// FIN timeout when the flag says 0: that of IPVS (`ip_vs_proto_tcp.c`).
 const TCPFIN_TIMEOUT: Duration = Duration::from_secs(120);
@@ -74,6 +74,12 @@ pub struct Config {
     pub node_port_addresses: Vec<NodePortAddress>,
     /// Where health is told; `None` is nowhere.
     pub healthz_bind_address: Option<SocketAddr>,
+    /// Whether no route is set but those of `service_cidrs`.
+    pub fixed_routes: bool,
+    /// When it takes part.
+    pub mode: Mode,
+    /// Where kube-proxy tells its health.
+    pub kube_proxy_healthz: SocketAddr,
     /// Path of the admin socket.
     pub admin_socket: PathBuf,
     /// How long flows may run on after the signal to stop.
@@ -174,13 +180,28 @@ impl TryFrom<RunArgs> for Config {
                 max_memory: args.max_memory,
             },
             node_port_addresses: args.nodeport_addresses,
-            healthz_bind_address: args.healthz_bind_address.0,
+            healthz_bind_address: match args.healthz_bind_address {
+                Some(address) => address.0,
+                None => Some(default_healthz(args.mode)),
+            },
+            fixed_routes: args.fixed_routes,
+            mode: args.mode,
+            kube_proxy_healthz: args.kube_proxy_healthz,
             admin_socket: admin_socket(args.admin_socket)?,
             drain_timeout: args.drain_timeout,
             log_format: args.log_format,
             log_level: args.log_level,
         })
     }
+}
+
+/// Beside a kube-proxy its own port is taken.
+fn default_healthz(mode: Mode) -> SocketAddr {
+    let port = match mode {
+        Mode::Always => values::HEALTHZ_PORT,
+        Mode::Fallback => values::FALLBACK_HEALTHZ_PORT,
+    };
+    SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port)
 }
 
 /// clap has seen to it that there is only one.

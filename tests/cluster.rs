@@ -10,14 +10,22 @@ use std::process::ExitCode;
 use kube_tun_proxy::lab;
 use libtest_mimic::{Arguments, Trial};
 
+#[path = "cluster/check.rs"]
+mod check;
 #[path = "cluster/closing.rs"]
 mod closing;
 #[path = "cluster/demo.rs"]
 mod demo;
 #[path = "cluster/failover.rs"]
 mod failover;
+#[path = "cluster/fallback.rs"]
+mod fallback;
 #[path = "cluster/icmp.rs"]
 mod icmp;
+#[path = "cluster/init.rs"]
+mod init;
+#[path = "cluster/kernel.rs"]
+mod kernel;
 #[path = "cluster/lab.rs"]
 mod lab_itself;
 #[path = "cluster/lab_servers.rs"]
@@ -67,10 +75,13 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(TRIALS_AT_A_TIME);
     let trials: Vec<Trial> = [
+        check::trials(),
         closing::trials(),
         demo::trials(),
         failover::trials(),
+        fallback::trials(),
         icmp::trials(),
+        init::trials(),
         lab_itself::trials(),
         lab_servers::trials(),
         lifecycle::trials(),
@@ -91,8 +102,12 @@ fn main() -> ExitCode {
     .into_iter()
     .flatten()
     .collect();
+    let driver = init::Driver::for_everybody();
     if !arguments.list
-        && let Err(error) = lab::enter().and_then(|()| lab::require_tun())
+        && let Err(error) = lab::enter().and_then(|()| {
+            driver.put_in_place();
+            lab::require_tun()
+        })
     {
         let mend = error
             .mend()
@@ -102,5 +117,7 @@ fn main() -> ExitCode {
         let _ = writeln!(io::stderr(), "{error}{mend}");
         return ExitCode::FAILURE;
     }
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    drop(driver);
+    conclusion.exit_code()
 }

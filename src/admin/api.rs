@@ -39,8 +39,26 @@ pub struct LogLevel {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Services {
+    /// Whether the proxy takes part, with `--mode fallback`; absent without it, and until
+    /// the kernel was looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Standing>,
     /// One for each address, port and protocol that is served.
     pub virtual_servers: Vec<VirtualServer>,
+}
+
+/// Whether a proxy that falls back takes part.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Standing {
+    /// Whether services are routed to it.
+    pub active: bool,
+    /// What the kernel did when that was decided.
+    pub reason: String,
+    /// Seconds since then.
+    pub since_seconds: u64,
+    /// How often it was decided otherwise than before, from the start on.
+    pub changes: u64,
 }
 
 /// One virtual server.

@@ -42,6 +42,8 @@ pub enum Family {
 pub struct Health {
     readiness: Readiness,
     families: Arc<Mutex<BTreeMap<Family, Progress>>>,
+    /// What `/readyz` adds while ready.
+    note: Arc<Mutex<Option<String>>>,
 }
 
 /// How far the changes of one family have come.
@@ -63,7 +65,13 @@ impl Health {
         Self {
             readiness,
             families: Arc::new(Mutex::new(families)),
+            note: Arc::default(),
         }
+    }
+
+    /// What `/readyz` says behind `ready` from now on: being ready may mean to stand by.
+    pub fn set_note(&self, note: String) {
+        *self.note.lock().unwrap_or_else(PoisonError::into_inner) = Some(note);
     }
 
     /// Changes have arrived and are going to be programmed.
@@ -194,7 +202,12 @@ fn livez(State(health): State<Health>) -> Ready<Response> {
 fn readyz(State(health): State<Health>) -> Ready<Response> {
     let blockers = health.readiness.blockers();
     if blockers.is_empty() {
-        return ready((StatusCode::OK, "ready\n").into_response());
+        let note = health.note.lock().unwrap_or_else(PoisonError::into_inner);
+        let body = match &*note {
+            None => "ready\n".to_owned(),
+            Some(note) => format!("ready, {note}\n"),
+        };
+        return ready((StatusCode::OK, body).into_response());
     }
     let body = format!("not ready: {}\n", blockers.join(", "));
     ready((StatusCode::SERVICE_UNAVAILABLE, body).into_response())

@@ -24,7 +24,7 @@ use tokio::net::UnixListener;
 
 use super::api::{
     CONFIGZ, EXPLAIN, Explanation, FLOWS, Flow, Flows, LOG_LEVEL, LogLevel, Question, SERVICES,
-    Services, VirtualServer,
+    Services, Standing, VirtualServer,
 };
 
 /// Commands waiting to be answered; more than a person and a script ever are.
@@ -35,6 +35,11 @@ const BACKLOG: i32 = 16;
 pub trait View: Send + Sync + 'static {
     /// The virtual servers, in the order to print.
     fn services(&self) -> Vec<VirtualServer>;
+
+    /// Whether the proxy takes part, if it does not always.
+    fn standing(&self) -> Option<Standing> {
+        None
+    }
 
     /// The flows, in the order to print.
     fn flows(&self) -> impl Future<Output = Vec<Flow>> + Send;
@@ -225,7 +230,11 @@ fn router<V: View>(view: Arc<V>) -> Router {
 
 fn services<V: View>(State(view): State<Arc<V>>) -> std::future::Ready<Json<Services>> {
     let virtual_servers = view.services();
-    std::future::ready(Json(Services { virtual_servers }))
+    let fallback = view.standing();
+    std::future::ready(Json(Services {
+        fallback,
+        virtual_servers,
+    }))
 }
 
 async fn flows<V: View>(State(view): State<Arc<V>>) -> Json<Flows> {

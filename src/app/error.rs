@@ -40,6 +40,12 @@ pub enum AppError {
         /// What the worker says.
         reason: String,
     },
+    /// The node cannot be looked at.
+    #[error("cannot open a netlink socket to look at the node")]
+    Node(#[source] io::Error),
+    /// No thread to start others from.
+    #[error("cannot start threads")]
+    Threads(#[source] io::Error),
     /// Signals cannot be handled.
     #[error("cannot handle signals")]
     Signals(#[source] io::Error),
@@ -90,6 +96,8 @@ impl AppError {
             Self::Dataplane(_)
             | Self::Worker { .. }
             | Self::Signals(_)
+            | Self::Node(_)
+            | Self::Threads(_)
             | Self::Ended { .. }
             | Self::Panicked(_) => None,
         }

@@ -19,6 +19,16 @@ pub(super) struct Exposure {
     node_ports: Arc<NodePorts>,
     routes: Wanted,
     checks: Mutex<HealthChecks>,
+    gate: Mutex<Gate>,
+}
+
+/// What it takes for listeners to be open.
+#[derive(Clone, Copy, Debug)]
+struct Gate {
+    /// The first full state is in.
+    complete: bool,
+    /// This proxy takes part.
+    active: bool,
 }
 
 impl Exposure {
@@ -28,6 +38,10 @@ impl Exposure {
             node_ports,
             routes,
             checks: Mutex::new(HealthChecks::new(health)),
+            gate: Mutex::new(Gate {
+                complete: false,
+                active: true,
+            }),
         };
         new.addresses_changed();
         new
@@ -53,8 +67,21 @@ impl Exposure {
             self.addresses_changed();
         }
         if complete {
-            self.node_ports.set_open(true);
+            self.set_gate(|gate| gate.complete = true);
         }
+    }
+
+    /// Opens the listeners, or closes them: while the kernel carries services, health
+    /// checks are kube-proxy's, and so are node ports. Flows go on.
+    pub(super) fn set_active(&self, active: bool) {
+        self.set_gate(|gate| gate.active = active);
+        self.addresses_changed();
+    }
+
+    fn set_gate(&self, change: impl FnOnce(&mut Gate)) {
+        let mut gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut gate);
+        self.node_ports.set_open(gate.complete && gate.active);
     }
 
     /// Follows the node's addresses, for ever.
@@ -70,7 +97,13 @@ impl Exposure {
     /// Looks again which addresses are served how.
     pub(super) fn addresses_changed(&self) {
         self.routes.set_own(self.node_ports.own_addresses());
-        self.checks().set_addresses(self.node_ports.addresses());
+        let gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        let addresses = if gate.active {
+            self.node_ports.addresses()
+        } else {
+            Default::default()
+        };
+        self.checks().set_addresses(addresses);
     }
 
     fn checks(&self) -> MutexGuard<'_, HealthChecks> {

@@ -1,7 +1,9 @@
-//! The limit on open files.
+//! The limit on open files, and what a process without privileges cannot do.
+
+use std::fs;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::config::RESERVED_FILES;
 
@@ -32,4 +34,19 @@ pub(super) fn raise_open_files(max_flows: usize) {
             needed, "--max-flows is more than open files allow: raise the hard limit (ulimit -Hn)"
         );
     }
+}
+
+/// Says what is not served on a device that was prepared, if there are no privileges.
+pub(super) fn tell_of_privileges(may_configure: bool) {
+    if may_configure {
+        return;
+    }
+    // The first port that everybody may listen on (ip-sysctl.rst).
+    let first = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    let first = first.unwrap_or_else(|_| "1024".to_owned());
+    info!(
+        "without CAP_NET_ADMIN: what init has routed is served, addresses outside of that are \
+         not; without CAP_NET_BIND_SERVICE: node ports below {} are not opened",
+        first.trim_end()
+    );
 }

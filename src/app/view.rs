@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use tokio::sync::watch;
 
 use super::explain::Explainer;
+use super::fallback::Participation;
 use super::logging::LogLevel;
 use crate::admin::api;
 use crate::admin::socket::View;
@@ -24,12 +25,24 @@ pub(super) struct ProxyView {
     pub(super) explainer: Explainer,
     pub(super) config: watch::Receiver<Arc<Config>>,
     pub(super) log: LogLevel,
+    /// With `--mode fallback`.
+    pub(super) participation: Option<Participation>,
 }
 
 impl View for ProxyView {
     fn services(&self) -> Vec<api::VirtualServer> {
         let snapshot = self.table.snapshot();
         snapshot.iter().map(virtual_server).collect()
+    }
+
+    fn standing(&self) -> Option<api::Standing> {
+        let standing = self.participation.as_ref()?.standing()?;
+        Some(api::Standing {
+            active: standing.active,
+            reason: standing.reason.to_string(),
+            since_seconds: standing.since.elapsed().as_secs(),
+            changes: standing.changes,
+        })
     }
 
     async fn flows(&self) -> Vec<api::Flow> {

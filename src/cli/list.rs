@@ -48,7 +48,13 @@ pub(super) fn run(args: &ListArgs) -> Result<(), Failure> {
     } else {
         let services: Services = fetch(&args.admin_socket, api::SERVICES)?;
         match args.output {
-            Output::Table => table::services(&services.virtual_servers, args.numeric),
+            Output::Table => {
+                let servers = table::services(&services.virtual_servers, args.numeric);
+                match &services.fallback {
+                    Some(standing) => table::standing(standing) + &servers,
+                    None => servers,
+                }
+            }
             Output::Json => json(&services)?,
         }
     };

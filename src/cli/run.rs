@@ -5,6 +5,7 @@ use std::error::Error;
 use tokio::runtime;
 
 use super::{Failure, Status};
+use crate::app::confinement::Confinement;
 use crate::app::logging::{self, LogLevel};
 use crate::app::signals::Signals;
 use crate::app::{App, AppError};
@@ -17,21 +18,31 @@ pub(super) fn run(settings: &Settings) -> Result<(), Failure> {
     let loaded = settings.load().map_err(|error| usage(&error))?;
     let config = &loaded.config;
     let log = logging::init(config.log_format, &config.log_level).map_err(|error| usage(&error))?;
+    let confinement = Confinement::of(config);
+    // Before there is another thread, since each has privileges of its own.
+    confinement.confine_start();
+    let control = confinement.clone();
     runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
+        .on_thread_start(move || control.confine_control())
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Status::Failed, &error))?
-        .block_on(serve(loaded, settings, log))
+        .block_on(serve(loaded, settings, log, confinement))
         .map_err(|error| failure(&error))
 }
 
 /// Signals first, so that one that comes while the proxy starts is not lost.
-async fn serve(loaded: Loaded, settings: &Settings, log: LogLevel) -> Result<(), AppError> {
+async fn serve(
+    loaded: Loaded,
+    settings: &Settings,
+    log: LogLevel,
+    confinement: Confinement,
+) -> Result<(), AppError> {
     let signals = Signals::install().map_err(AppError::Signals)?;
     loaded.tell_ignored();
-    App::start(loaded.config, log)
+    App::start(loaded.config, log, &confinement)
         .await?
         .run(signals, settings)
         .await

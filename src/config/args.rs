@@ -3,7 +3,7 @@
 //! Each value is parsed into its final type here; what concerns several options
 //! at once is checked by [`Config::try_from`](super::Config).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use hyper::Uri;
 use ipnet::IpNet;
 
 use super::values::{
-    InterfaceName, ListenAddress, LogFilter, LogFormat, MasqueradeSource, PodTraffic,
+    InterfaceName, ListenAddress, LogFilter, LogFormat, MasqueradeSource, Mode, PodTraffic,
     duration_or_zero, healthz_bind_address, interface_name, masquerade_source, master, memory,
     node_name, node_port_address, positive_duration, scheduler, service_cidr, tun_address,
 };
@@ -81,9 +81,22 @@ pub struct RunArgs {
     #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = service_cidr, help_heading = "Cluster")]
     pub(super) service_cidr: Vec<IpNet>,
 
+    /// Set no route but those of --service-cidr
+    ///
+    /// External and load balancer IPs outside of them are not reached, and
+    /// CAP_NET_ADMIN is given up once the device is set up.
+    #[arg(
+        long,
+        requires = "service_cidr",
+        conflicts_with = "mode",
+        help_heading = "Cluster"
+    )]
+    pub(super) fixed_routes: bool,
+
     /// Name of the TUN device to make
     ///
-    /// At most 15 bytes. If a device of that name exists, run ends with status 3.
+    /// At most 15 bytes. If a device of that name exists that init has not made
+    /// for this user, run ends with status 3.
     #[arg(long, value_name = "NAME", default_value = "svc-tun0", value_parser = interface_name, help_heading = "Device")]
     pub(super) tun_name: InterfaceName,
 
@@ -236,9 +249,41 @@ pub struct RunArgs {
     ///
     /// ADDRESS:PORT, :PORT, or an address, whose port is then 10256; empty: no
     /// such server. If the address is taken, by kube-proxy for instance, run
-    /// ends with status 1.
-    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:10256", value_parser = healthz_bind_address, help_heading = "Operation")]
-    pub(super) healthz_bind_address: ListenAddress,
+    /// ends with status 1. Default: 0.0.0.0:10256; with --mode fallback, where
+    /// kube-proxy has that port, 0.0.0.0:10266.
+    #[arg(long, value_name = "ADDR", value_parser = healthz_bind_address, help_heading = "Operation")]
+    pub(super) healthz_bind_address: Option<ListenAddress>,
+
+    /// Whether to take part always, or only while the kernel does not carry services
+    ///
+    /// fallback: the routes are there only while kube-proxy is not well, or has
+    /// neither IPVS with addresses on kube-ipvs0 nor rules in netfilter. They
+    /// come 2 s after the kernel carries nothing, or 30 s after kube-proxy has
+    /// left its rules alone; they go when the kernel has carried for 10 s
+    /// (longer, up to 5 min, if that did not last before), and the flows that
+    /// are open have ended or --drain-timeout is over. Node ports are not
+    /// listened on while the kernel carries.
+    #[arg(
+        long,
+        value_name = "MODE",
+        default_value = "always",
+        value_enum,
+        help_heading = "Operation"
+    )]
+    pub(super) mode: Mode,
+
+    /// Where kube-proxy tells its health
+    ///
+    /// Asked each second with --mode fallback, and by check. If kube-proxy has
+    /// another --healthz-bind-address it must be given here, or kube-proxy
+    /// counts as not there.
+    #[arg(
+        long,
+        value_name = "ADDR:PORT",
+        default_value = "127.0.0.1:10256",
+        help_heading = "Operation"
+    )]
+    pub(super) kube_proxy_healthz: SocketAddr,
 
     /// Unix socket for the commands that ask a running proxy
     ///
@@ -296,4 +341,24 @@ pub struct RunArgs {
         help_heading = "Operation"
     )]
     pub(super) log_format: LogFormat,
+}
+
+/// The options of `init` that `run` has too, with the same meaning.
+#[derive(Args, Clone, Debug)]
+pub struct DeviceArgs {
+    /// Networks that services get their addresses from, routed into the device
+    ///
+    /// Whatever else run wants to route, without privilege it cannot.
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = service_cidr)]
+    pub service_cidr: Vec<IpNet>,
+
+    /// Name of the device to make, or to take away
+    #[arg(long, value_name = "NAME", default_value = "svc-tun0", value_parser = interface_name)]
+    pub tun_name: InterfaceName,
+
+    /// Address of the device, one of each family at most
+    ///
+    /// Default: as that of run, which must be told the same.
+    #[arg(long, value_name = "ADDR", value_delimiter = ',', value_parser = tun_address)]
+    pub tun_address: Vec<IpAddr>,
 }

@@ -23,6 +23,10 @@ const IFNAME_MAX: usize = 15;
 /// Port of kube-proxy's health server (kubernetes `pkg/cluster/ports`).
 pub(super) const HEALTHZ_PORT: u16 = 10256;
 
+/// Port of our own beside kube-proxy: none of Kubernetes' own components has it
+/// (10248 to 10260, <https://kubernetes.io/docs/reference/networking/ports-and-protocols>).
+pub(super) const FALLBACK_HEALTHZ_PORT: u16 = 10266;
+
 /// Name of a network interface that the kernel accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InterfaceName(String);
@@ -67,6 +71,15 @@ pub enum PodTraffic {
     Always,
     /// Dropped and counted.
     Never,
+}
+
+/// When the proxy takes part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Always.
+    Always,
+    /// While the kernel does not carry services.
+    Fallback,
 }
 
 /// How log lines look.

@@ -48,6 +48,7 @@ pub struct ProxyOptions {
     environment: Vec<(OsString, OsString)>,
     admin_socket: Option<PathBuf>,
     privileged: bool,
+    user: Option<u32>,
 }
 
 impl ProxyOptions {
@@ -62,6 +63,7 @@ impl ProxyOptions {
             environment: Vec::new(),
             admin_socket: None,
             privileged: true,
+            user: None,
         }
     }
 
@@ -88,6 +90,12 @@ impl ProxyOptions {
     /// the one that owns the node's network.
     pub fn unprivileged(mut self) -> Self {
         self.privileged = false;
+        self
+    }
+
+    /// Starts it as this user, without any capability and without a way to gain one.
+    pub fn user(mut self, user: u32) -> Self {
+        self.user = Some(user);
         self
     }
 
@@ -350,18 +358,45 @@ fn command_of(
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
-    let privileged = options.privileged;
-    // SAFETY: the closure makes an unshare and a prctl call and allocates nothing,
-    // which is all that is allowed between fork and exec.
+    let (privileged, user) = (options.privileged, options.user);
+    // SAFETY: the closure makes system calls and allocates nothing, which is all that
+    // is allowed between fork and exec.
     unsafe {
         command.pre_exec(move || {
             if !privileged {
                 unshare(CloneFlags::CLONE_NEWUSER)?;
             }
+            if let Some(user) = user {
+                become_user(user)?;
+            }
             Ok(set_pdeathsig(Signal::SIGKILL)?)
         });
     }
     command
+}
+
+/// Gives up every capability, those that a program could gain too, and then all ids.
+/// Allocates nothing.
+fn become_user(user: u32) -> io::Result<()> {
+    /// Beyond any that there is: the kernel has 41 (linux/capability.h).
+    const CAPABILITIES: libc::c_ulong = 64;
+    for capability in 0..CAPABILITIES {
+        // SAFETY: takes numbers only; one that there is not is refused.
+        unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+    }
+    // SAFETY: these take numbers and, with none of them, no groups.
+    let results = unsafe {
+        [
+            libc::setgroups(0, std::ptr::null()),
+            libc::setgid(user),
+            libc::setuid(user),
+        ]
+    };
+    // An ordinary user's lab may not touch groups, and has none but its own.
+    if results[2] != 0 || (user != 0 && results != [0; 3]) {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// Starts the command on a thread of its own, which then reads the log and reaps

@@ -9,5 +9,6 @@ mod api_server;
 mod cluster;
 mod facts;
 mod lists;
+mod permissions;
 mod scale;
 mod watches;

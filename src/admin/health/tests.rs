@@ -51,6 +51,10 @@ async fn ready_only_when_nothing_blocks() {
     let (parts, body) = ask(&health, "/readyz").await;
     assert_eq!(parts.status, StatusCode::OK);
     assert_eq!(body, "ready\n");
+
+    health.set_note("stands by: kube-proxy is well".to_owned());
+    let (_, body) = ask(&health, "/readyz").await;
+    assert_eq!(body, "ready, stands by: kube-proxy is well\n");
 }
 
 #[tokio::test]

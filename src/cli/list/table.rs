@@ -3,7 +3,7 @@
 
 use std::fmt::{self, Display};
 
-use crate::admin::api::{Flow, VirtualServer};
+use crate::admin::api::{Flow, Standing, VirtualServer};
 
 const SERVICES_HEAD: &str = "\
 Prot LocalAddress:Port Scheduler Flags
@@ -12,6 +12,19 @@ Prot LocalAddress:Port Scheduler Flags
 
 const FLOWS_HEAD: &str =
     "pro expire state       source             virtual            destination\n";
+
+/// Whether the proxy takes part, as a line before the table.
+pub(super) fn standing(standing: &Standing) -> String {
+    let what = if standing.active {
+        "takes part"
+    } else {
+        "stands by"
+    };
+    format!(
+        "Fallback {what} for {} s: {}\n",
+        standing.since_seconds, standing.reason
+    )
+}
 
 /// Virtual servers with their real servers, as `ipvsadm -Ln`. Numeric: without
 /// the services' names.

@@ -103,6 +103,14 @@ impl Resource {
         }
     }
 
+    /// Its API group; empty for the core.
+    pub(super) fn group(&self) -> &'static str {
+        let group = self.path.strip_prefix("/apis/");
+        group
+            .and_then(|rest| rest.split('/').next())
+            .unwrap_or_default()
+    }
+
     /// The request for a list page, which begins at `next`.
     pub(super) fn list(&self, paged: bool, next: Option<&str>) -> Option<Request<Vec<u8>>> {
         let limit = match (self.existence, paged) {
