@@ -10,6 +10,8 @@ use std::process::ExitCode;
 use kube_tun_proxy::lab;
 use libtest_mimic::{Arguments, Trial};
 
+#[expect(dead_code, reason = "the trials need a part of what it can do")]
+mod api_server;
 #[path = "cluster/closing.rs"]
 mod closing;
 #[path = "cluster/demo.rs"]
@@ -18,6 +20,14 @@ mod demo;
 mod failover;
 #[path = "cluster/icmp.rs"]
 mod icmp;
+#[path = "cluster/kube.rs"]
+mod kube;
+#[path = "cluster/kube_endpoints.rs"]
+mod kube_endpoints;
+#[path = "cluster/kube_flows.rs"]
+mod kube_flows;
+#[path = "cluster/kube_stage.rs"]
+mod kube_stage;
 #[path = "cluster/lab.rs"]
 mod lab_itself;
 #[path = "cluster/lab_servers.rs"]
@@ -69,6 +79,9 @@ fn main() -> ExitCode {
         demo::trials(),
         failover::trials(),
         icmp::trials(),
+        kube::trials(),
+        kube_endpoints::trials(),
+        kube_flows::trials(),
         lab_itself::trials(),
         lab_servers::trials(),
         lifecycle::trials(),

@@ -22,7 +22,7 @@ use kube_tun_proxy::service::index::Index;
 use kube_tun_proxy::source::kubernetes::{self, Access, Cluster, Connection, Timing};
 
 use crate::api_server::ApiServer;
-use crate::cluster::{kubeconfig, service, slice};
+use crate::cluster::{service, slice};
 
 /// Services, each with one slice.
 const SERVICES: usize = 10_000;
@@ -46,7 +46,7 @@ async fn a_large_cluster() {
             server.without_streams("endpointslices");
         }
         fill(&server);
-        let (_directory, path) = kubeconfig(&server, &server.url(), &json!({"token": "secret"}));
+        let (_directory, path) = server.kubeconfig(&server.url(), &json!({"token": "secret"}));
         let mut child = Command::new(env::current_exe().unwrap());
         child
             .args([
