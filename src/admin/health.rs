@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::future::{Ready, ready};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -42,6 +43,8 @@ pub enum Family {
 pub struct Health {
     readiness: Readiness,
     families: Arc<Mutex<BTreeMap<Family, Progress>>>,
+    /// Whether load balancers may send to this node.
+    eligible: Arc<AtomicBool>,
 }
 
 /// How far the changes of one family have come.
@@ -63,6 +66,8 @@ impl Health {
         Self {
             readiness,
             families: Arc::new(Mutex::new(families)),
+            // As kube-proxy, until a Node object says something else.
+            eligible: Arc::new(AtomicBool::new(true)),
         }
     }
 
@@ -71,6 +76,12 @@ impl Health {
         self.each(|progress| {
             progress.queued.get_or_insert(now);
         });
+    }
+
+    /// Whether load balancers may send to this node: not while it is about to be
+    /// deleted. `/healthz` says so, and 503; `/livez` does not care.
+    pub fn set_eligible(&self, eligible: bool) {
+        self.eligible.store(eligible, Ordering::Relaxed);
     }
 
     /// Everything that has arrived is programmed.
@@ -173,13 +184,11 @@ fn router(health: Health) -> Router {
         .with_state(health)
 }
 
-/// The node counts as eligible: whether it is about to be deleted is told by a
-/// Node object of a cluster, and kube-proxy too says yes until it has seen one.
 fn healthz(State(health): State<Health>) -> Ready<Response> {
     ready(answer(&health.report(
         Instant::now(),
         SystemTime::now(),
-        Some(true),
+        Some(health.eligible.load(Ordering::Relaxed)),
     )))
 }
 

@@ -19,6 +19,7 @@ pub(super) struct Exposure {
     node_ports: Arc<NodePorts>,
     routes: Wanted,
     checks: Mutex<HealthChecks>,
+    health: Health,
 }
 
 impl Exposure {
@@ -27,7 +28,8 @@ impl Exposure {
         let new = Self {
             node_ports,
             routes,
-            checks: Mutex::new(HealthChecks::new(health)),
+            checks: Mutex::new(HealthChecks::new(health.clone())),
+            health,
         };
         new.addresses_changed();
         new
@@ -43,7 +45,10 @@ impl Exposure {
             match change {
                 Change::HealthCheck(check) => checks.set(check),
                 Change::RemoveHealthCheck(service) => checks.remove(service),
-                Change::Node(_) => node = true,
+                Change::Node(network) => {
+                    self.health.set_eligible(!network.leaving);
+                    node = true;
+                }
                 Change::Upsert(_) | Change::Remove(_) => {}
             }
         }
