@@ -267,6 +267,9 @@ pub struct NodeNetwork {
     /// Addresses of the node: those of type InternalIP in `status.addresses`, or
     /// if there is none, ExternalIP.
     pub addresses: Vec<IpAddr>,
+    /// The node is about to go: its Node is being deleted, or the cluster autoscaler
+    /// has marked it (kubernetes KEP-3836). Load balancers are told.
+    pub leaving: bool,
 }
 
 /// One step from the state that is programmed to the state that is wanted.

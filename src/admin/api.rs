@@ -33,12 +33,19 @@ pub struct Services {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualServer {
-    /// `TCP` or `UDP`.
+    /// `TCP`, `UDP` or `SCTP`.
     pub protocol: String,
     /// Where clients send to.
     pub address: SocketAddr,
     /// The service port: `namespace/name:port`.
     pub service: String,
+    /// By which kind of address it is reached: `ClusterIP`, `NodePort`,
+    /// `LoadBalancerIP` or `ExternalIP`.
+    #[serde(default)]
+    pub exposure: String,
+    /// False for SCTP, whose traffic is dropped.
+    #[serde(default = "carried")]
+    pub carried: bool,
     /// The scheduler: `rr`.
     pub scheduler: String,
     /// Session affinity: how long a client stays with its real server, in
@@ -47,6 +54,10 @@ pub struct VirtualServer {
     pub persistence_seconds: Option<u64>,
     /// By address.
     pub real_servers: Vec<RealServer>,
+}
+
+fn carried() -> bool {
+    true
 }
 
 /// One real server of a virtual server.

@@ -8,6 +8,7 @@ use crate::admin::socket::View;
 use crate::dataplane::{Dataplane, FlowView};
 use crate::ipvs::{RealServerView, Table, VirtualServerView};
 use crate::node_port::NodePorts;
+use crate::service::Protocol;
 
 /// A read-only view of a running proxy.
 #[derive(Debug)]
@@ -48,6 +49,8 @@ fn virtual_server(view: &VirtualServerView) -> api::VirtualServer {
         protocol: view.address.protocol.to_string(),
         address: (view.address.ip, view.address.port).into(),
         service: view.service.to_string(),
+        exposure: view.exposure.to_string(),
+        carried: view.address.protocol != Protocol::Sctp,
         scheduler: view.scheduler.to_string(),
         persistence_seconds: view.persistence.map(|time| time.as_secs()),
         real_servers: view.real_servers.iter().map(real_server).collect(),
@@ -91,7 +94,7 @@ mod tests {
     use super::*;
     use crate::ipvs::SchedulerKind;
     use crate::service::VirtualServerSpec;
-    use crate::service::{Change, Protocol, ServicePortName, VirtualAddress};
+    use crate::service::{Change, ServicePortName, VirtualAddress};
 
     fn name() -> Arc<ServicePortName> {
         Arc::new(ServicePortName {
@@ -126,6 +129,8 @@ mod tests {
                 "protocol": "UDP",
                 "address": "10.0.0.10:53",
                 "service": "kube-system/kube-dns:dns",
+                "exposure": "ClusterIP",
+                "carried": true,
                 "scheduler": "rr",
                 "persistenceSeconds": 600,
                 "realServers": [{

@@ -16,7 +16,7 @@ use super::{DataplaneConfig, SharedTable};
 pub(crate) struct Shared {
     pub(crate) table: SharedTable,
     pub(crate) config: DataplaneConfig,
-    /// Whether clients other than this node are served.
+    /// Whether pods are served.
     pub(crate) pod_traffic: AtomicBool,
     pub(crate) stats: Vec<Arc<WorkerStats>>,
     /// Flows open now, of all protocols.

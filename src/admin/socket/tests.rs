@@ -12,6 +12,8 @@ impl View for Fixed {
             protocol: "TCP".to_owned(),
             address: "10.0.0.3:443".parse().unwrap(),
             service: "kube-system/metrics-server:https".to_owned(),
+            exposure: "ClusterIP".to_owned(),
+            carried: true,
             scheduler: "rr".to_owned(),
             persistence_seconds: Some(10_800),
             real_servers: vec![RealServer {

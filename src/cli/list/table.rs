@@ -1,5 +1,6 @@
 //! The tables of `list`, with ipvsadm's columns, so that what reads its tables
-//! reads these. Ours is the service's name at the end of a row.
+//! reads these. Ours is what stands at the end of a row: the service's name, by which
+//! kind of address it is reached unless that is a cluster IP, and that SCTP is not carried.
 
 use std::fmt::{self, Display};
 
@@ -27,6 +28,13 @@ pub(super) fn services(virtual_servers: &[VirtualServer], numeric: bool) -> Stri
         }
         if !numeric {
             row.push_str(&format!("  {}", server.service));
+            // A cluster IP is what goes without saying.
+            if !matches!(server.exposure.as_str(), "" | "ClusterIP") {
+                row.push_str(&format!("  {}", server.exposure));
+            }
+            if !server.carried {
+                row.push_str("  not carried");
+            }
         }
         line(&mut text, &row);
         for real in &server.real_servers {
@@ -119,6 +127,8 @@ mod tests {
             protocol: protocol.to_owned(),
             address: address.parse().unwrap(),
             service: service.to_owned(),
+            exposure: "ClusterIP".to_owned(),
+            carried: true,
             scheduler: "rr".to_owned(),
             persistence_seconds,
             real_servers,
@@ -196,6 +206,22 @@ TCP  10.0.0.3:443 rr
 TCP  10.0.23.176:80 rr persistent 10800
   -> 10.1.37.12:8080              Masq    1      12         345
   -> 10.1.65.7:8080               Masq    0      3          0
+"
+        );
+    }
+
+    #[test]
+    fn what_is_out_of_the_ordinary_is_said() {
+        let mut port = virtual_server("TCP", "0.0.0.0:30080", "default/web", None, vec![]);
+        port.exposure = "NodePort".to_owned();
+        let mut sctp = virtual_server("SCTP", "10.0.0.9:3868", "default/diameter", None, vec![]);
+        sctp.carried = false;
+        let rows = services(&[port, sctp], false);
+        assert_eq!(
+            rows.strip_prefix(SERVICES_HEAD).unwrap(),
+            "\
+TCP  0.0.0.0:30080 rr  default/web  NodePort
+SCTP 10.0.0.9:3868 rr  default/diameter  not carried
 "
         );
     }
