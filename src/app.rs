@@ -156,7 +156,12 @@ impl App {
         } else {
             Wanted::default()
         };
-        let exposure = Exposure::new(Arc::clone(&node_ports), wanted.clone(), health.clone());
+        let exposure = Exposure::new(
+            Arc::clone(&node_ports),
+            wanted.clone(),
+            health.clone(),
+            config.flows.max_flows,
+        );
         let exposure = Arc::new(exposure);
         let control = Control::new(index, Arc::clone(&table), health, unsynced)
             .with_exposure(Arc::clone(&exposure));

@@ -41,6 +41,7 @@ mod pipe;
 mod plan;
 mod relay;
 mod token;
+mod unreachable;
 mod watch;
 mod worker;
 

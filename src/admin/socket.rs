@@ -22,7 +22,8 @@ use thiserror::Error;
 use tokio::net::UnixListener;
 
 use super::api::{
-    EXPLAIN, Explanation, FLOWS, Flow, Flows, Question, SERVICES, Services, VirtualServer,
+    AllCounters, COUNTERS, EXPLAIN, Explanation, FLOWS, Flow, Flows, Question, SERVICES, Services,
+    VirtualServer,
 };
 
 /// Commands waiting to be answered; more than a person and a script ever are.
@@ -36,6 +37,9 @@ pub trait View: Send + Sync + 'static {
 
     /// The flows, in the order to print.
     fn flows(&self) -> impl Future<Output = Vec<Flow>> + Send;
+
+    /// What was counted.
+    fn counters(&self) -> AllCounters;
 
     /// What becomes of a new flow, and why.
     fn explain(&self, question: &Question) -> Explanation;
@@ -202,6 +206,7 @@ fn router<V: View>(view: Arc<V>) -> Router {
     Router::new()
         .route(SERVICES, get(services::<V>))
         .route(FLOWS, get(flows::<V>))
+        .route(COUNTERS, get(counters::<V>))
         .route(EXPLAIN, get(explain::<V>))
         .with_state(view)
 }
@@ -209,6 +214,10 @@ fn router<V: View>(view: Arc<V>) -> Router {
 fn services<V: View>(State(view): State<Arc<V>>) -> std::future::Ready<Json<Services>> {
     let virtual_servers = view.services();
     std::future::ready(Json(Services { virtual_servers }))
+}
+
+fn counters<V: View>(State(view): State<Arc<V>>) -> std::future::Ready<Json<AllCounters>> {
+    std::future::ready(Json(view.counters()))
 }
 
 async fn flows<V: View>(State(view): State<Arc<V>>) -> Json<Flows> {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use super::explain::Explainer;
 use crate::admin::api;
 use crate::admin::socket::View;
-use crate::dataplane::{Dataplane, FlowView};
+use crate::dataplane::{Counters, Dataplane, FlowView};
 use crate::ipvs::{RealServerView, Table, VirtualServerView};
 use crate::node_port::NodePorts;
 use crate::service::Protocol;
@@ -39,6 +39,15 @@ impl View for ProxyView {
         flows.iter().map(flow).collect()
     }
 
+    fn counters(&self) -> api::AllCounters {
+        let tun = self.dataplane.upgrade().map(|d| counters(&d.counters()));
+        let node_ports = self.node_ports.upgrade().map(|n| counters(&n.counters()));
+        api::AllCounters {
+            tun: tun.unwrap_or_default(),
+            node_ports: node_ports.unwrap_or_default(),
+        }
+    }
+
     fn explain(&self, question: &api::Question) -> api::Explanation {
         self.explainer.explain(question)
     }
@@ -54,6 +63,17 @@ fn virtual_server(view: &VirtualServerView) -> api::VirtualServer {
         scheduler: view.scheduler.to_string(),
         persistence_seconds: view.persistence.map(|time| time.as_secs()),
         real_servers: view.real_servers.iter().map(real_server).collect(),
+    }
+}
+
+fn counters(counted: &Counters) -> api::Counters {
+    let dropped = counted.dropped.iter().filter(|(_, count)| *count > 0);
+    let rejected = counted.rejected.iter().filter(|(_, count)| *count > 0);
+    api::Counters {
+        opened: counted.opened,
+        failovers: counted.failovers,
+        dropped: dropped.map(|(r, n)| (r.to_string(), *n)).collect(),
+        rejected: rejected.map(|(r, n)| (r.to_string(), *n)).collect(),
     }
 }
 

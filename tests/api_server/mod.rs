@@ -221,6 +221,8 @@ impl ApiServer {
             let mut connections = JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
+                // As the real one: a change is not to wait for the last one's ACK.
+                stream.set_nodelay(true).unwrap();
                 let (state, seen) = (Arc::clone(&state), seen.clone());
                 let acceptor = acceptor.clone();
                 connections.spawn(async move {

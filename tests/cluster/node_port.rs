@@ -32,6 +32,10 @@ pub(crate) fn trials() -> Vec<Trial> {
             "node_port::datagrams_leave_a_removed_endpoint",
             datagrams_move,
         ),
+        Trial::test(
+            "node_port::icmp_errors_of_real_servers_reach_udp_clients",
+            udp_errors,
+        ),
         Trial::test("node_port::list_shows_the_flows", list_shows_the_flows),
         Trial::test(
             "node_port::few_descriptors_serve_one_after_the_other",
@@ -325,6 +329,38 @@ fn datagrams_move() -> Result<(), Failed> {
             .wait_for_log("endpoint_removed", LIMIT)
             .is_some()
     );
+    Ok(())
+}
+
+fn udp_errors() -> Result<(), Failed> {
+    let cluster = ClusterBuilder::seed().build()?;
+    // Nobody listens in the pod.
+    let service = web(&cluster, &["pod-5"]);
+    let stage = Stage::start(cluster, &[service], &[])?;
+    let loopback6 = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), PORT);
+    for (from, to) in [
+        (stage.cluster.outside(), stage.at(PORT)),
+        (stage.cluster.outside(), stage.at6(PORT)),
+        (stage.cluster.pod("client").namespace(), stage.at(PORT)),
+        (stage.master(), stage.at(PORT)),
+        (stage.master(), Stage::local(PORT)),
+        (stage.master(), loopback6),
+    ] {
+        for size in [0, 100, 3000] {
+            let refused = client::udp_exchange(from, to, &vec![0; size], LIMIT);
+            assert!(is_refused(&refused), "{size} bytes to {to}: {refused:?}");
+        }
+    }
+    let listed = stage.proxy.command(&["list", "--counters", "-o", "json"])?;
+    let listed: serde_json::Value = serde_json::from_slice(&listed.stdout)?;
+    let counted = |of: &str| {
+        (
+            listed[of]["opened"].clone(),
+            listed[of]["rejected"]["connect_failed"].clone(),
+        )
+    };
+    assert_eq!(counted("nodePorts"), (18.into(), 18.into()), "{listed}");
+    assert_eq!(listed["tun"]["opened"], 0, "{listed}");
     Ok(())
 }
 

@@ -7,6 +7,12 @@ use crate::admin::client::{AskError, ask};
 struct Fixed;
 
 impl View for Fixed {
+    fn counters(&self) -> AllCounters {
+        let mut counters = AllCounters::default();
+        counters.node_ports.opened = 7;
+        counters
+    }
+
     fn services(&self) -> Vec<VirtualServer> {
         vec![VirtualServer {
             protocol: "TCP".to_owned(),
@@ -79,6 +85,8 @@ async fn what_is_told_arrives_whole() {
 
     let services: Services = ask(&path, SERVICES).await.unwrap();
     assert_eq!(services.virtual_servers, Fixed.services());
+    let counters: AllCounters = ask(&path, COUNTERS).await.unwrap();
+    assert_eq!(counters, Fixed.counters());
     let flows: Flows = ask(&path, FLOWS).await.unwrap();
     assert_eq!(flows.flows, Fixed.flows().await);
     for (address, protocol, from) in [

@@ -2,9 +2,10 @@
 //! reads these. Ours is what stands at the end of a row: the service's name, by which
 //! kind of address it is reached unless that is a cluster IP, and that SCTP is not carried.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Display};
 
-use crate::admin::api::{Flow, VirtualServer};
+use crate::admin::api::{AllCounters, Flow, VirtualServer};
 
 const SERVICES_HEAD: &str = "\
 Prot LocalAddress:Port Scheduler Flags
@@ -13,6 +14,8 @@ Prot LocalAddress:Port Scheduler Flags
 
 const FLOWS_HEAD: &str =
     "pro expire state       source             virtual            destination\n";
+
+const COUNTERS_HEAD: &str = "Counter                             TUN          NodePorts\n";
 
 /// Virtual servers with their real servers, as `ipvsadm -Ln`. Numeric: without
 /// the services' names.
@@ -71,6 +74,28 @@ pub(super) fn flows(flows: &[Flow], numeric: bool) -> String {
             row.push_str(&format!(" {}", flow.service));
         }
         line(&mut text, &row);
+    }
+    text
+}
+
+/// What was counted, in a row each, of what comes through the TUN and through node
+/// ports.
+pub(super) fn counters(all: &AllCounters) -> String {
+    let mut rows: BTreeMap<(u8, &str, &str), [u64; 2]> = BTreeMap::new();
+    for (at, one) in [&all.tun, &all.node_ports].into_iter().enumerate() {
+        rows.entry((0, "flows opened", "")).or_default()[at] = one.opened;
+        rows.entry((1, "failovers", "")).or_default()[at] = one.failovers;
+        for (reason, count) in &one.rejected {
+            rows.entry((2, "refused", reason)).or_default()[at] = *count;
+        }
+        for (reason, count) in &one.dropped {
+            rows.entry((3, "dropped", reason)).or_default()[at] = *count;
+        }
+    }
+    let mut text = COUNTERS_HEAD.to_owned();
+    for ((_, what, reason), [tun, node_ports]) in rows {
+        let what = format!("{what} {reason}");
+        line(&mut text, &format!("{what:<35} {tun:<12} {node_ports}"));
     }
     text
 }
@@ -222,6 +247,25 @@ TCP  10.0.23.176:80 rr persistent 10800
             "\
 TCP  0.0.0.0:30080 rr  default/web  NodePort
 SCTP 10.0.0.9:3868 rr  default/diameter  not carried
+"
+        );
+    }
+
+    #[test]
+    fn counters_side_by_side() {
+        let mut all = AllCounters::default();
+        (all.tun.opened, all.node_ports.failovers) = (12_345, 2);
+        all.tun.dropped.insert("source_range".to_owned(), 1);
+        all.node_ports.dropped.insert("source_range".to_owned(), 3);
+        all.node_ports.rejected.insert("flow_limit".to_owned(), 4);
+        assert_eq!(
+            counters(&all),
+            "\
+Counter                             TUN          NodePorts
+flows opened                        12345        0
+failovers                           0            2
+refused flow_limit                  0            4
+dropped source_range                1            3
 "
         );
     }
