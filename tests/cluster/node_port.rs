@@ -333,6 +333,7 @@ fn datagrams_move() -> Result<(), Failed> {
 }
 
 fn udp_errors() -> Result<(), Failed> {
+    const AGAIN: Duration = Duration::from_millis(500);
     let cluster = ClusterBuilder::seed().build()?;
     // Nobody listens in the pod.
     let service = web(&cluster, &["pod-5"]);
@@ -347,19 +348,18 @@ fn udp_errors() -> Result<(), Failed> {
         (stage.master(), loopback6),
     ] {
         for size in [0, 100, 3000] {
-            let refused = client::udp_exchange(from, to, &vec![0; size], LIMIT);
-            assert!(is_refused(&refused), "{size} bytes to {to}: {refused:?}");
+            // The pod's kernel limits the rate of its errors (icmp_ratelimit).
+            let ask = || client::udp_exchange(from, to, &vec![0; size], AGAIN);
+            until(ask, is_refused)
+                .map_err(|_| format!("{size} bytes from {} to {to}", from.name()))?;
         }
     }
     let listed = stage.proxy.command(&["list", "--counters", "-o", "json"])?;
     let listed: serde_json::Value = serde_json::from_slice(&listed.stdout)?;
-    let counted = |of: &str| {
-        (
-            listed[of]["opened"].clone(),
-            listed[of]["rejected"]["connect_failed"].clone(),
-        )
-    };
-    assert_eq!(counted("nodePorts"), (18.into(), 18.into()), "{listed}");
+    let counted = &listed["nodePorts"];
+    assert!(counted["opened"].as_u64() >= Some(18), "{listed}");
+    let refused = counted["rejected"]["connect_failed"].as_u64();
+    assert!(refused >= Some(18), "{listed}");
     assert_eq!(listed["tun"]["opened"], 0, "{listed}");
     Ok(())
 }
