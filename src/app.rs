@@ -203,7 +203,12 @@ impl App {
         };
         let falls_back = config.mode == Mode::Fallback;
         let wanted = if falls_back { wanted.idle() } else { wanted };
-        let exposure = Exposure::new(Arc::clone(&node_ports), wanted.clone(), health.clone());
+        let exposure = Exposure::new(
+            Arc::clone(&node_ports),
+            wanted.clone(),
+            health.clone(),
+            config.flows.max_flows,
+        );
         let exposure = Arc::new(exposure);
         let participation = falls_back.then(Participation::new);
         if let Some(participation) = &participation {

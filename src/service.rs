@@ -102,6 +102,13 @@ pub struct VirtualAddress {
 impl VirtualAddress {
     /// The address under which a node port is programmed: the unspecified
     /// address of the family, since a node port is open on several of the node's.
+    ///
+    /// kube-proxy's IPVS mode has a virtual server for each address of the node, and so
+    /// a rotation and a memory of clients for each. Here all addresses of a family
+    /// share one of both: a client with affinity meets the same real server at
+    /// whichever address it comes, as in the iptables and nftables modes, whose
+    /// policies are the default; and a few connections that are spread over
+    /// addresses are still spread evenly.
     pub fn node_port(family: Family, port: u16, protocol: Protocol) -> Self {
         let ip = match family {
             Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -271,6 +278,9 @@ pub struct NodeNetwork {
     /// Addresses of the node: those of type InternalIP in `status.addresses`, or
     /// if there is none, ExternalIP.
     pub addresses: Vec<IpAddr>,
+    /// The node is about to go: its Node is being deleted, or the cluster autoscaler
+    /// has marked it (kubernetes KEP-3836). Load balancers are told.
+    pub leaving: bool,
 }
 
 /// One step from the state that is programmed to the state that is wanted.

@@ -10,6 +10,8 @@ use std::process::ExitCode;
 use kube_tun_proxy::lab;
 use libtest_mimic::{Arguments, Trial};
 
+#[expect(dead_code, reason = "the trials need a part of what it can do")]
+mod api_server;
 #[path = "cluster/check.rs"]
 mod check;
 #[path = "cluster/closing.rs"]
@@ -26,6 +28,14 @@ mod icmp;
 mod init;
 #[path = "cluster/kernel.rs"]
 mod kernel;
+#[path = "cluster/kube.rs"]
+mod kube;
+#[path = "cluster/kube_endpoints.rs"]
+mod kube_endpoints;
+#[path = "cluster/kube_flows.rs"]
+mod kube_flows;
+#[path = "cluster/kube_stage.rs"]
+mod kube_stage;
 #[path = "cluster/lab.rs"]
 mod lab_itself;
 #[path = "cluster/lab_servers.rs"]
@@ -82,6 +92,9 @@ fn main() -> ExitCode {
         fallback::trials(),
         icmp::trials(),
         init::trials(),
+        kube::trials(),
+        kube_endpoints::trials(),
+        kube_flows::trials(),
         lab_itself::trials(),
         lab_servers::trials(),
         lifecycle::trials(),

@@ -62,7 +62,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("lab", &["service"]),
     ("source", &["service"]),
     // Dials, counts, limits and logs flows as the data plane does, with its parts.
-    ("node_port", &["dataplane", "ipvs", "service"]),
+    ("node_port", &["dataplane", "ipvs", "packet", "service"]),
     ("dataplane", &["ipvs", "netstack", "packet", "tun"]),
     ("netstack", &["packet"]),
     ("tun", &["packet"]),

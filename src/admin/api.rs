@@ -4,6 +4,7 @@
 //! Addresses are `address:port` texts, `[address]:port` for IPv6. Fields may be
 //! added; those that are here keep name, type and meaning.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 mod explain;
@@ -65,12 +66,19 @@ pub struct Standing {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualServer {
-    /// `TCP` or `UDP`.
+    /// `TCP`, `UDP` or `SCTP`.
     pub protocol: String,
     /// Where clients send to.
     pub address: SocketAddr,
     /// The service port: `namespace/name:port`.
     pub service: String,
+    /// By which kind of address it is reached: `ClusterIP`, `NodePort`,
+    /// `LoadBalancerIP` or `ExternalIP`.
+    #[serde(default)]
+    pub exposure: String,
+    /// False for SCTP, whose traffic is dropped.
+    #[serde(default = "carried")]
+    pub carried: bool,
     /// The scheduler: `rr`.
     pub scheduler: String,
     /// Session affinity: how long a client stays with its real server, in
@@ -79,6 +87,10 @@ pub struct VirtualServer {
     pub persistence_seconds: Option<u64>,
     /// By address.
     pub real_servers: Vec<RealServer>,
+}
+
+fn carried() -> bool {
+    true
 }
 
 /// One real server of a virtual server.
@@ -103,6 +115,34 @@ pub struct RealServer {
     pub bytes_to_real_server: u64,
     /// Bytes of payload from it to clients.
     pub bytes_to_client: u64,
+}
+
+/// Path of [`AllCounters`].
+pub const COUNTERS: &str = "/v1/counters";
+
+/// What the workers have counted since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AllCounters {
+    /// Of what comes through the TUN.
+    pub tun: Counters,
+    /// Of what comes through kernel listeners: node ports, and virtual IPs that the
+    /// node has.
+    pub node_ports: Counters,
+}
+
+/// What the workers of one kind have counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Counters {
+    /// Flows that were opened.
+    pub opened: u64,
+    /// Real servers stepped over because they refused or stayed silent.
+    pub failovers: u64,
+    /// Packets dropped, by reason; reasons that never came up are left out.
+    pub dropped: BTreeMap<String, u64>,
+    /// New flows refused, by reason; as above.
+    pub rejected: BTreeMap<String, u64>,
 }
 
 /// All flows, by protocol, client and virtual address.

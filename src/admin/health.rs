@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::future::{Ready, ready};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -44,6 +45,8 @@ pub struct Health {
     families: Arc<Mutex<BTreeMap<Family, Progress>>>,
     /// What `/readyz` adds while ready.
     note: Arc<Mutex<Option<String>>>,
+    /// Whether load balancers may send to this node.
+    eligible: Arc<AtomicBool>,
 }
 
 /// How far the changes of one family have come.
@@ -66,6 +69,8 @@ impl Health {
             readiness,
             families: Arc::new(Mutex::new(families)),
             note: Arc::default(),
+            // As kube-proxy, until a Node object says something else.
+            eligible: Arc::new(AtomicBool::new(true)),
         }
     }
 
@@ -79,6 +84,12 @@ impl Health {
         self.each(|progress| {
             progress.queued.get_or_insert(now);
         });
+    }
+
+    /// Whether load balancers may send to this node: not while it is about to be
+    /// deleted. `/healthz` says so, and 503; `/livez` does not care.
+    pub fn set_eligible(&self, eligible: bool) {
+        self.eligible.store(eligible, Ordering::Relaxed);
     }
 
     /// Everything that has arrived is programmed.
@@ -181,13 +192,11 @@ fn router(health: Health) -> Router {
         .with_state(health)
 }
 
-/// The node counts as eligible: whether it is about to be deleted is told by a
-/// Node object of a cluster, and kube-proxy too says yes until it has seen one.
 fn healthz(State(health): State<Health>) -> Ready<Response> {
     ready(answer(&health.report(
         Instant::now(),
         SystemTime::now(),
-        Some(true),
+        Some(health.eligible.load(Ordering::Relaxed)),
     )))
 }
 

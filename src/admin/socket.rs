@@ -23,8 +23,8 @@ use thiserror::Error;
 use tokio::net::UnixListener;
 
 use super::api::{
-    CONFIGZ, EXPLAIN, Explanation, FLOWS, Flow, Flows, LOG_LEVEL, LogLevel, Question, SERVICES,
-    Services, Standing, VirtualServer,
+    AllCounters, CONFIGZ, COUNTERS, EXPLAIN, Explanation, FLOWS, Flow, Flows, LOG_LEVEL, LogLevel,
+    Question, SERVICES, Services, Standing, VirtualServer,
 };
 
 /// Commands waiting to be answered; more than a person and a script ever are.
@@ -43,6 +43,9 @@ pub trait View: Send + Sync + 'static {
 
     /// The flows, in the order to print.
     fn flows(&self) -> impl Future<Output = Vec<Flow>> + Send;
+
+    /// What was counted.
+    fn counters(&self) -> AllCounters;
 
     /// What becomes of a new flow, and why.
     fn explain(&self, question: &Question) -> Explanation;
@@ -222,6 +225,7 @@ fn router<V: View>(view: Arc<V>) -> Router {
     Router::new()
         .route(SERVICES, get(services::<V>))
         .route(FLOWS, get(flows::<V>))
+        .route(COUNTERS, get(counters::<V>))
         .route(EXPLAIN, get(explain::<V>))
         .route(CONFIGZ, get(configz::<V>))
         .route(LOG_LEVEL, get(log_level::<V>).put(set_log_level::<V>))
@@ -235,6 +239,10 @@ fn services<V: View>(State(view): State<Arc<V>>) -> std::future::Ready<Json<Serv
         fallback,
         virtual_servers,
     }))
+}
+
+fn counters<V: View>(State(view): State<Arc<V>>) -> std::future::Ready<Json<AllCounters>> {
+    std::future::ready(Json(view.counters()))
 }
 
 async fn flows<V: View>(State(view): State<Arc<V>>) -> Json<Flows> {

@@ -5,13 +5,15 @@
 //!
 //! [`Exposure::follow`] is one task, which ends with its future.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::limits;
 use super::routes::Wanted;
 use crate::admin::health::Health;
 use crate::admin::health_check::HealthChecks;
 use crate::node_port::{AddressWatch, NodePorts};
-use crate::service::Change;
+use crate::service::{self, Change};
 
 /// Passes changes on to those who serve from outside.
 #[derive(Debug)]
@@ -20,6 +22,10 @@ pub(super) struct Exposure {
     routes: Wanted,
     checks: Mutex<HealthChecks>,
     gate: Mutex<Gate>,
+    health: Health,
+    max_flows: usize,
+    /// Node ports were seen, and what they need was looked at.
+    limits_told: AtomicBool,
 }
 
 /// What it takes for listeners to be open.
@@ -33,15 +39,23 @@ struct Gate {
 
 impl Exposure {
     /// Must be called within a tokio runtime, as the other functions.
-    pub(super) fn new(node_ports: Arc<NodePorts>, routes: Wanted, health: Health) -> Self {
+    pub(super) fn new(
+        node_ports: Arc<NodePorts>,
+        routes: Wanted,
+        health: Health,
+        max_flows: usize,
+    ) -> Self {
         let new = Self {
             node_ports,
             routes,
-            checks: Mutex::new(HealthChecks::new(health)),
+            checks: Mutex::new(HealthChecks::new(health.clone())),
             gate: Mutex::new(Gate {
                 complete: false,
                 active: true,
             }),
+            health,
+            max_flows,
+            limits_told: AtomicBool::new(false),
         };
         new.addresses_changed();
         new
@@ -57,7 +71,15 @@ impl Exposure {
             match change {
                 Change::HealthCheck(check) => checks.set(check),
                 Change::RemoveHealthCheck(service) => checks.remove(service),
-                Change::Node(_) => node = true,
+                Change::Node(network) => {
+                    self.health.set_eligible(!network.leaving);
+                    node = true;
+                }
+                Change::Upsert(spec) if spec.exposure == service::Exposure::NodePort => {
+                    if !self.limits_told.swap(true, Ordering::Relaxed) {
+                        limits::warn_of_node_ports(self.max_flows);
+                    }
+                }
                 Change::Upsert(_) | Change::Remove(_) => {}
             }
         }

@@ -10,9 +10,10 @@ use super::logging::LogLevel;
 use crate::admin::api;
 use crate::admin::socket::View;
 use crate::config::{Config, LogFilter};
-use crate::dataplane::{Dataplane, FlowView};
+use crate::dataplane::{Counters, Dataplane, FlowView};
 use crate::ipvs::{RealServerView, Table, VirtualServerView};
 use crate::node_port::NodePorts;
+use crate::service::Protocol;
 
 /// A read-only view of a running proxy.
 #[derive(Debug)]
@@ -57,6 +58,15 @@ impl View for ProxyView {
         flows.iter().map(flow).collect()
     }
 
+    fn counters(&self) -> api::AllCounters {
+        let tun = self.dataplane.upgrade().map(|d| counters(&d.counters()));
+        let node_ports = self.node_ports.upgrade().map(|n| counters(&n.counters()));
+        api::AllCounters {
+            tun: tun.unwrap_or_default(),
+            node_ports: node_ports.unwrap_or_default(),
+        }
+    }
+
     fn explain(&self, question: &api::Question) -> api::Explanation {
         self.explainer.explain(question)
     }
@@ -81,9 +91,22 @@ fn virtual_server(view: &VirtualServerView) -> api::VirtualServer {
         protocol: view.address.protocol.to_string(),
         address: (view.address.ip, view.address.port).into(),
         service: view.service.to_string(),
+        exposure: view.exposure.to_string(),
+        carried: view.address.protocol != Protocol::Sctp,
         scheduler: view.scheduler.to_string(),
         persistence_seconds: view.persistence.map(|time| time.as_secs()),
         real_servers: view.real_servers.iter().map(real_server).collect(),
+    }
+}
+
+fn counters(counted: &Counters) -> api::Counters {
+    let dropped = counted.dropped.iter().filter(|(_, count)| *count > 0);
+    let rejected = counted.rejected.iter().filter(|(_, count)| *count > 0);
+    api::Counters {
+        opened: counted.opened,
+        failovers: counted.failovers,
+        dropped: dropped.map(|(r, n)| (r.to_string(), *n)).collect(),
+        rejected: rejected.map(|(r, n)| (r.to_string(), *n)).collect(),
     }
 }
 
@@ -124,7 +147,7 @@ mod tests {
     use super::*;
     use crate::ipvs::SchedulerKind;
     use crate::service::VirtualServerSpec;
-    use crate::service::{Change, Protocol, ServicePortName, VirtualAddress};
+    use crate::service::{Change, ServicePortName, VirtualAddress};
 
     fn name() -> Arc<ServicePortName> {
         Arc::new(ServicePortName {
@@ -159,6 +182,8 @@ mod tests {
                 "protocol": "UDP",
                 "address": "10.0.0.10:53",
                 "service": "kube-system/kube-dns:dns",
+                "exposure": "ClusterIP",
+                "carried": true,
                 "scheduler": "rr",
                 "persistenceSeconds": 600,
                 "realServers": [{

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{Failure, Output, fetch, json, print};
-use crate::admin::api::{self, Flows, Services};
+use crate::admin::api::{self, AllCounters, Flows, Services};
 use crate::config::ADMIN_SOCKET;
 
 mod table;
@@ -15,6 +15,11 @@ pub(super) struct ListArgs {
     /// List flows, laid out as `ipvsadm -Lnc` does, instead of virtual servers, as `ipvsadm -Ln`
     #[arg(long)]
     flows: bool,
+
+    /// List what was counted since the start instead: flows, and packets and flows that
+    /// were dropped or refused, by reason
+    #[arg(long, conflicts_with = "flows")]
+    counters: bool,
 
     /// Form of the output
     #[arg(
@@ -39,7 +44,13 @@ pub(super) struct ListArgs {
 }
 
 pub(super) fn run(args: &ListArgs) -> Result<(), Failure> {
-    let text = if args.flows {
+    let text = if args.counters {
+        let counters: AllCounters = fetch(&args.admin_socket, api::COUNTERS)?;
+        match args.output {
+            Output::Table => table::counters(&counters),
+            Output::Json => json(&counters)?,
+        }
+    } else if args.flows {
         let flows: Flows = fetch(&args.admin_socket, api::FLOWS)?;
         match args.output {
             Output::Table => table::flows(&flows.flows, args.numeric),

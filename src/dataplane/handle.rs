@@ -160,13 +160,14 @@ impl Dataplane {
         }
     }
 
-    /// Serves clients other than this node from now on, or drops what they send.
+    /// Serves pods from now on, or drops what they send; who counts as one is told
+    /// by [`crate::ipvs::Table::counts_as_pod`].
     /// Flows that are open go on.
     pub fn serve_pods(&self, serve: bool) {
         self.shared.pod_traffic.store(serve, Ordering::Relaxed);
     }
 
-    /// Whether clients other than this node are served.
+    /// Whether pods are served.
     pub fn serves_pods(&self) -> bool {
         self.shared.pod_traffic.load(Ordering::Relaxed)
     }

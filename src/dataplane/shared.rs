@@ -18,7 +18,7 @@ pub(crate) struct Shared {
     /// The settings at the start. Each worker has its own, which
     /// [`Message::Configure`] replaces.
     pub(crate) config: Arc<DataplaneConfig>,
-    /// Whether clients other than this node are served.
+    /// Whether pods are served.
     pub(crate) pod_traffic: AtomicBool,
     pub(crate) stats: Vec<Arc<WorkerStats>>,
     /// Flows open now, of all protocols.

@@ -9,14 +9,14 @@ use dashmap::mapref::entry::Entry as Occupancy;
 use foldhash::fast::RandomState;
 use ipnet::IpNet;
 
-use super::client::is_admitted;
+use super::client::{counts_as_pod, is_admitted};
 use super::virtual_server::Side;
 use super::{
     ClientOrigin, DropReason, EchoVerdict, Protocol, RejectReason, SchedulerKind, ServicePortName,
     Verdict, VirtualAddress, VirtualServer, VirtualServerView, lock,
 };
 use crate::service::address::Family;
-use crate::service::{Change, NodeNetwork, VirtualServerSpec};
+use crate::service::{Change, Exposure, NodeNetwork, VirtualServerSpec};
 
 /// All virtual servers, by address. Share it as `Arc<Table>`.
 ///
@@ -149,6 +149,12 @@ impl Table {
         is_node: impl FnOnce() -> bool,
     ) -> ClientOrigin {
         ClientOrigin::of(client, virtual_ip, &self.network(), is_node)
+    }
+
+    /// Whether a client that is not this node counts as a pod where it reaches a
+    /// virtual server of this kind, and so is meant by `--pod-traffic`.
+    pub fn counts_as_pod(&self, client: IpAddr, exposure: Exposure) -> bool {
+        counts_as_pod(client, exposure, &self.network())
     }
 
     /// Whether an echo request to `ip` is answered: while any service has the

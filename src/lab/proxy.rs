@@ -41,7 +41,7 @@ const MAX_LOG_LINES: usize = 100_000;
 /// How a proxy is started.
 #[derive(Clone, Debug)]
 pub struct ProxyOptions {
-    manifests: PathBuf,
+    source: Source,
     service_cidrs: Vec<IpNet>,
     healthz: SocketAddr,
     arguments: Vec<OsString>,
@@ -51,12 +51,29 @@ pub struct ProxyOptions {
     user: Option<u32>,
 }
 
+/// Where a proxy gets its objects from.
+#[derive(Clone, Debug)]
+enum Source {
+    Manifests(PathBuf),
+    Kubeconfig(PathBuf),
+}
+
 impl ProxyOptions {
     /// A proxy that reads its objects from `manifests`, and takes the traffic of
     /// the service ranges.
     pub fn new(manifests: &Path, service_cidrs: &[IpNet]) -> Self {
+        Self::of(Source::Manifests(manifests.to_owned()), service_cidrs)
+    }
+
+    /// A proxy that follows the cluster of a kubeconfig, which tells it the
+    /// service ranges too.
+    pub fn of_cluster(kubeconfig: &Path) -> Self {
+        Self::of(Source::Kubeconfig(kubeconfig.to_owned()), &[])
+    }
+
+    fn of(source: Source, service_cidrs: &[IpNet]) -> Self {
         Self {
-            manifests: manifests.to_owned(),
+            source,
             service_cidrs: service_cidrs.to_vec(),
             healthz: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 10256),
             arguments: Vec::new(),
@@ -334,11 +351,15 @@ fn command_of(
         .map(ToString::to_string)
         .collect();
     let mut command = node.command(binary);
+    command.arg("run");
+    match &options.source {
+        Source::Manifests(path) => command.arg("--manifests").arg(path),
+        Source::Kubeconfig(path) => command.arg("--kubeconfig").arg(path),
+    };
+    if !cidrs.is_empty() {
+        command.args(["--service-cidr", &cidrs.join(",")]);
+    }
     command
-        .arg("run")
-        .arg("--manifests")
-        .arg(&options.manifests)
-        .args(["--service-cidr", &cidrs.join(",")])
         .args(["--hostname-override", node.name()])
         .args(["--healthz-bind-address", &options.healthz.to_string()])
         .arg("--admin-socket")

@@ -24,11 +24,13 @@ use super::own_addresses::OwnAddresses;
 use super::pipe::Pipes;
 use super::relay::{Readiness, Side};
 use super::token::{MAILBOX, Owner};
+use super::unreachable::{Told, Unreachables};
 use crate::dataplane::{
     DataplaneConfig, Dialer, Ending, FlowId, FlowKey, FlowRecord, FlowTable, FlowView, Shared,
     Sweep, Timers, WorkerStats, add,
 };
 use crate::ipvs::{DropReason, EchoVerdict, Protocol, RejectReason, Verdict, VirtualServer};
+use crate::packet::Unreachable;
 
 mod listeners;
 mod tcp;
@@ -88,6 +90,7 @@ pub(super) struct Worker {
     pipes: Pipes,
     dialer: Dialer,
     own: OwnAddresses,
+    unreachables: Unreachables,
     /// A datagram.
     datagram: Box<[u8]>,
     now: Instant,
@@ -120,6 +123,7 @@ impl Worker {
             dirty: Vec::new(),
             pipes: Pipes::default(),
             own: OwnAddresses::default(),
+            unreachables: Unreachables::new(),
             datagram: vec![0; udp::MAX_PAYLOAD].into_boxed_slice(),
             now: Instant::now(),
         }
@@ -348,6 +352,18 @@ impl Worker {
             Verdict::Reject(reason) => self.stats.reject(*reason),
             Verdict::Drop(reason) => self.stats.dropped(*reason),
             Verdict::Forward(_) => {}
+        }
+    }
+
+    /// Tells a client of UDP that its datagram came to nobody.
+    fn tell_unreachable(&mut self, key: &FlowKey, payload_len: usize, what: Unreachable) {
+        let (client, local) = (key.client, key.virtual_server);
+        let told = self
+            .unreachables
+            .tell(self.now, client, local, payload_len, what);
+        match told {
+            Told::Limited => self.discard(DropReason::RateLimited),
+            Told::Sent | Told::Unable => {}
         }
     }
 

@@ -324,7 +324,14 @@ impl Index {
         if *name != self.node.name {
             return;
         }
-        self.network = node.map(|n| n.network.clone()).unwrap_or_default();
+        self.network = match node {
+            Some(node) => node.network.clone(),
+            None => NodeNetwork {
+                // What was last said of it, as kube-proxy.
+                leaving: self.network.leaving,
+                ..NodeNetwork::default()
+            },
+        };
         let zone = node.and_then(|n| n.zone.as_ref());
         if self.node.zone.as_ref() != zone {
             self.node.zone = zone.cloned();

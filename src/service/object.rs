@@ -128,6 +128,10 @@ impl Node {
     }
 }
 
+/// The cluster autoscaler's mark on a node that it is going to delete, whatever its
+/// value and effect (kubernetes `pkg/proxy/healthcheck/proxy_health.go`).
+const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
+
 /// What cannot be read is left out.
 fn network(node: &k8s_openapi::api::core::v1::Node) -> NodeNetwork {
     let spec = node.spec.as_ref();
@@ -151,9 +155,12 @@ fn network(node: &k8s_openapi::api::core::v1::Node) -> NodeNetwork {
         // Kubernetes' order of preference for a node's IP (`GetNodeHostIPs`).
         addresses = of_type("ExternalIP");
     }
+    let taints = spec.and_then(|s| s.taints.as_deref()).unwrap_or_default();
     NodeNetwork {
         pod_cidrs: cidrs.into_iter().filter_map(parse_cidr).collect(),
         addresses,
+        leaving: node.metadata.deletion_timestamp.is_some()
+            || taints.iter().any(|taint| taint.key == TO_BE_DELETED),
     }
 }
 
@@ -366,5 +373,16 @@ mod tests {
         assert_eq!(nets(&old), ["10.1.15.0/24"]);
         assert_eq!(addresses(&old), ["198.51.100.1"]);
         assert_eq!(node(json!({}), json!([])).network, NodeNetwork::default());
+        let tainted = |key: &str| {
+            let taint = json!({"key": key, "value": "1", "effect": "NoSchedule"});
+            node(json!({"taints": [taint]}), json!([])).network.leaving
+        };
+        assert!(tainted("ToBeDeletedByClusterAutoscaler"));
+        assert!(!tainted("node.kubernetes.io/unschedulable"));
+        let going = json!({
+            "metadata": {"name": "n1", "deletionTimestamp": "2026-01-01T00:00:00Z"},
+        });
+        let going = Node::from_api(&serde_json::from_value(going).unwrap()).unwrap();
+        assert!(going.network.leaving);
     }
 }

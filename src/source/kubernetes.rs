@@ -24,7 +24,7 @@
 //!
 //! # What is kept
 //!
-//! Each object is read into the API's type by itself, reduced to its compact form
+//! Each object is read by itself, as far as it is used, reduced to its compact form
 //! and dropped. An update takes one line or one page of memory on its way.
 
 use std::future::{Future, pending};
@@ -56,6 +56,7 @@ mod machine;
 mod objects;
 mod permissions;
 mod resource;
+mod slim;
 mod version;
 mod wire;
 

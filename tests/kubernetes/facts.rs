@@ -101,9 +101,7 @@ async fn permission_that_is_taken_away_leaves_what_was_known() {
     let mut followed = Followed::start(&server).await;
     followed.until_complete().await;
     assert_eq!(*followed.cidrs.borrow_and_update(), known(&["10.0.0.0/16"]));
-    for _ in 0..3 {
-        server.fault("servicecidrs", Fault::Status(403));
-    }
+    server.refuse("servicecidrs", Some(403));
     let before = server.seen("servicecidrs").len();
     server.end_watches("servicecidrs");
     server

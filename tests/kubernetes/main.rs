@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 
 mod access;
-mod answers;
+#[path = "../api_server/mod.rs"]
 mod api_server;
 mod cluster;
 mod facts;

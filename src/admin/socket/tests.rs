@@ -7,11 +7,19 @@ use crate::admin::client::{AskError, ask, put};
 struct Fixed;
 
 impl View for Fixed {
+    fn counters(&self) -> AllCounters {
+        let mut counters = AllCounters::default();
+        counters.node_ports.opened = 7;
+        counters
+    }
+
     fn services(&self) -> Vec<VirtualServer> {
         vec![VirtualServer {
             protocol: "TCP".to_owned(),
             address: "10.0.0.3:443".parse().unwrap(),
             service: "kube-system/metrics-server:https".to_owned(),
+            exposure: "ClusterIP".to_owned(),
+            carried: true,
             scheduler: "rr".to_owned(),
             persistence_seconds: Some(10_800),
             real_servers: vec![RealServer {
@@ -92,6 +100,8 @@ async fn what_is_told_arrives_whole() {
 
     let services: Services = ask(&path, SERVICES).await.unwrap();
     assert_eq!(services.virtual_servers, Fixed.services());
+    let counters: AllCounters = ask(&path, COUNTERS).await.unwrap();
+    assert_eq!(counters, Fixed.counters());
     let flows: Flows = ask(&path, FLOWS).await.unwrap();
     assert_eq!(flows.flows, Fixed.flows().await);
     for (address, protocol, from) in [

@@ -114,7 +114,7 @@ impl Worker {
                 return self.refuse_syn(packet, &refusal);
             }
         };
-        if !self.is_served(key.client) {
+        if !self.is_served(&server, key.client) {
             return self.discard(DropReason::PodTraffic);
         }
         if let Err(reason) = self.admit() {

@@ -77,7 +77,7 @@ impl Worker {
                 return None;
             }
         };
-        if !self.is_served(key.client) {
+        if !self.is_served(&server, key.client) {
             self.discard(DropReason::PodTraffic);
             return None;
         }

@@ -26,8 +26,13 @@ impl Worker {
         if let Some(number) = self.numbers.get(&listen.at)
             && let Some(listener) = self.listeners.get_mut(number)
         {
-            // The socket does not care whose it is.
-            listener.listen = listen;
+            if let Err(error) = listener.pass_to(listen) {
+                let Listen { at, service, .. } = &listener.listen;
+                tracing::warn!(
+                    %service, address = %at.address, %error,
+                    "the kernel does not take the filter of who may connect here"
+                );
+            }
             return;
         }
         let number = self.next_number;
@@ -48,7 +53,7 @@ impl Worker {
             return;
         };
         let again = pause.until <= self.now;
-        let opened = open(listener.listen.at).and_then(|state| {
+        let opened = open(listener.listen.at, listener.listen.only.as_deref()).and_then(|state| {
             let opened = Listener {
                 listen: listener.listen.clone(),
                 state,

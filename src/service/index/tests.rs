@@ -326,6 +326,7 @@ fn this_node_comes_first_and_only_when_it_changes() {
         let network = NodeNetwork {
             pod_cidrs,
             addresses: Vec::new(),
+            leaving: false,
         };
         crate::service::fixtures::apply(Object::Node(Arc::new(Node {
             name: NamespacedName::new("", name),
@@ -343,6 +344,7 @@ fn this_node_comes_first_and_only_when_it_changes() {
     let network = NodeNetwork {
         pod_cidrs: vec!["10.1.15.0/24".parse().unwrap()],
         addresses: Vec::new(),
+        leaving: false,
     };
     assert_eq!(both.changes[0], Change::Node(network));
     assert_eq!(index.apply(with("n1", &["10.1.15.0/24"])).changes, []);

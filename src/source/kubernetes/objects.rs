@@ -17,6 +17,7 @@ use tracing::warn;
 
 use super::collect::Update;
 use super::collection::{Collection, Deleted};
+use super::slim::{SlimService, SlimSlice};
 use super::wire::{HeadMeta, object};
 use crate::service::endpoint::EndpointSlice;
 use crate::service::namespace::Namespace;
@@ -190,12 +191,12 @@ fn is_same(known: &Object, object: &Object) -> bool {
 fn compact(kind: ObjectKind, text: &RawValue) -> Result<(Object, Option<Timestamp>), String> {
     let (object, trigger) = match kind {
         ObjectKind::Service => {
-            let service: v1::Service = object(text)?;
+            let service: v1::Service = object::<SlimService>(text)?.into();
             let compact = Service::from_api(&service);
             (compact.map(|s| Object::Service(Arc::new(s))), None)
         }
         ObjectKind::EndpointSlice => {
-            let slice: discovery::EndpointSlice = object(text)?;
+            let slice: discovery::EndpointSlice = object::<SlimSlice>(text)?.into();
             let compact = EndpointSlice::from_api(&slice);
             let compact = compact.map(|s| Object::EndpointSlice(Arc::new(s)));
             (compact, trigger(&slice.metadata))
