@@ -93,6 +93,7 @@ impl Worker {
                 self.discard(DropReason::QueueFull);
             }
         }
+        self.notice_bytes(id);
     }
 
     fn start(&mut self, number: u32, key: FlowKey) -> Option<FlowId> {
@@ -137,7 +138,8 @@ impl Worker {
                 }
                 Err(error) => {
                     add(&self.stats.failovers);
-                    connection.real_server().attempt_failed();
+                    self.stats.attempt_failed(&error);
+                    server.attempt_failed(connection.real_server());
                     tracing::debug!(
                         service = %server.service, real_server = %to, client = %key.client, %error,
                         "no socket to a real server"
@@ -187,6 +189,7 @@ impl Worker {
         let mut datagram = std::mem::take(&mut self.datagram);
         let drained = self.pass_to_client(id, &mut datagram);
         self.datagram = datagram;
+        self.notice_bytes(id);
         if !drained {
             // The budget is spent, and epoll tells only of what is new.
             self.mark(id);
