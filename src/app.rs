@@ -5,7 +5,8 @@
 //! stop, after the flows have drained, or when a part has ended by itself.
 //!
 //! Tasks on the control runtime: the source, the control loop, the keeper of the
-//! routes where they are not fixed, the health server and the admin server. All end with the [`App`]. The threads of the data plane
+//! routes where they are not fixed, the health, metrics and admin servers and the
+//! recorder of rates. All end with the [`App`]. The threads of the data plane
 //! are its own and are joined before `run` returns; with the last queue the
 //! kernel takes away device, addresses and routes.
 
@@ -15,6 +16,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 use ipnet::IpNet;
 use sd_notify::NotifyState;
@@ -25,8 +27,10 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::admin::health::{self, Family, Health};
+use crate::admin::history::Recorder;
 use crate::admin::readiness::{Blocker, Readiness};
 use crate::admin::socket::AdminSocket;
+use crate::admin::web;
 use crate::config::{Config, PodTraffic, Source};
 use crate::dataplane::Dataplane;
 use crate::ipvs::Table;
@@ -39,6 +43,7 @@ use cluster::Following;
 use control::Control;
 use explain::Explainer;
 use exposure::Exposure;
+use observe::{ApiServer, Observer};
 use programming::ProgrammingLatency;
 use routes::Wanted;
 use settings::{dataplane_config, link_config, node_port_config};
@@ -52,11 +57,14 @@ mod explain;
 mod exposure;
 mod limits;
 pub mod logging;
+mod observe;
 mod pods;
+mod process;
 pub mod programming;
 mod routes;
 mod settings;
 pub mod signals;
+mod syncs;
 mod view;
 
 pub use error::AppError;
@@ -85,6 +93,8 @@ pub struct App {
 pub struct Bound {
     /// Where health is served, with the port that the system chose for port 0.
     pub healthz: Option<SocketAddr>,
+    /// Where metrics and the status page are, in the same way.
+    pub metrics: Option<SocketAddr>,
     /// The admin socket.
     pub admin_socket: PathBuf,
     /// Name of the TUN device.
@@ -103,6 +113,7 @@ impl App {
     ///
     /// [`AppError`]; nothing is left behind then.
     pub async fn start(config: Config) -> Result<Self, AppError> {
+        let started = (Instant::now(), SystemTime::now());
         limits::raise_open_files(config.flows.max_flows);
         let connection = cluster::connect(&config.source).await?;
         let readiness = Readiness::new();
@@ -111,7 +122,11 @@ impl App {
         let health = Health::new(readiness.clone(), families(&config.service_cidrs));
 
         let healthz = match config.healthz_bind_address {
-            Some(address) => Some(listen(address).await?),
+            Some(address) => Some(listen("--healthz-bind-address", address).await?),
+            None => None,
+        };
+        let metrics = match config.metrics_bind_address {
+            Some(address) => Some(listen("--metrics-bind-address", address).await?),
             None => None,
         };
         let admin_socket = AdminSocket::bind(&config.admin_socket)?;
@@ -126,12 +141,8 @@ impl App {
         let node_ports = Arc::new(node_ports);
 
         let bound = Bound {
-            healthz: healthz
-                .as_ref()
-                .map(TcpListener::local_addr)
-                .transpose()
-                .ok()
-                .flatten(),
+            healthz: address_of(healthz.as_ref()),
+            metrics: address_of(metrics.as_ref()),
             admin_socket: config.admin_socket.clone(),
             tun: queues.name,
         };
@@ -158,12 +169,29 @@ impl App {
         };
         let exposure = Exposure::new(Arc::clone(&node_ports), wanted.clone(), health.clone());
         let exposure = Arc::new(exposure);
-        let control = Control::new(index, Arc::clone(&table), health, unsynced)
+        let control = Control::new(index, Arc::clone(&table), health.clone(), unsynced)
             .with_exposure(Arc::clone(&exposure));
-        let view = ProxyView {
+        let api_server = connection.as_ref().map(ApiServer::of);
+        let observer = Observer {
             table: Arc::clone(&table),
             dataplane: Arc::downgrade(&dataplane),
             node_ports: Arc::downgrade(&node_ports),
+            index: control.index(),
+            health,
+            syncs: control.syncs(),
+            latency: control.latency(),
+            recorder: Recorder::new(config.metrics_max_services),
+            configuration: config.view(),
+            node: config.node_name.clone(),
+            source: observe::source(&config, api_server.as_ref()),
+            api_server,
+            started,
+            max_flows: config.flows.max_flows,
+            max_memory: config.flows.max_memory,
+        };
+        let observer = Arc::new(observer);
+        let view = ProxyView {
+            observer: Arc::clone(&observer),
             explainer: Explainer {
                 index: control.index(),
                 table: Arc::clone(&table),
@@ -171,8 +199,18 @@ impl App {
                 tun_addresses: LinkConfig::addresses_or_default(&config.tun.addresses),
             },
         };
-        let serving = admin_socket.serve(Arc::new(view));
+        let view = Arc::new(view);
+        let serving = admin_socket.serve(Arc::clone(&view));
         tasks.spawn(async { ("the admin server", serving.await.err()) });
+        if let Some(listener) = metrics {
+            let name = config.node_name.clone();
+            let serving = async move { web::serve(listener, view, &name).await };
+            tasks.spawn(async { ("the metrics server", serving.await.err()) });
+        }
+        tasks.spawn(async move {
+            observer.record().await;
+            ("the recorder of rates", None)
+        });
         // Without a cluster nobody knows of service ranges.
         let (cidrs, ranges) = watch::channel(ServiceCidrs::Unknown);
         let mut server = Vec::new();
@@ -326,6 +364,7 @@ fn announce(bound: &Bound, config: &Config, offloads: Offloads) {
         service_cidrs = service_cidrs.join(","),
         node = config.node_name,
         healthz = bound.healthz.map(tracing::field::display),
+        metrics = bound.metrics.map(tracing::field::display),
         admin_socket = %bound.admin_socket.display(),
         "started"
     );
@@ -352,10 +391,19 @@ async fn program(
     }
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, AppError> {
+async fn listen(flag: &'static str, address: SocketAddr) -> Result<TcpListener, AppError> {
     TcpListener::bind(address)
         .await
-        .map_err(|source| AppError::Healthz { address, source })
+        .map_err(|source| AppError::Listen {
+            flag,
+            address,
+            source,
+        })
+}
+
+/// With the port that the system chose.
+fn address_of(listener: Option<&TcpListener>) -> Option<SocketAddr> {
+    listener.and_then(|listener| listener.local_addr().ok())
 }
 
 /// The families of the service ranges; both while these are not known.

@@ -22,6 +22,7 @@ mod args;
 pub mod duration;
 pub mod size;
 mod values;
+mod view;
 
 #[cfg(test)]
 mod tests;
@@ -61,6 +62,10 @@ pub struct Config {
     pub node_port_addresses: Vec<NodePortAddress>,
     /// Where health is told; `None` is nowhere.
     pub healthz_bind_address: Option<SocketAddr>,
+    /// Where metrics and the status page are told; `None` is nowhere.
+    pub metrics_bind_address: Option<SocketAddr>,
+    /// Most service ports with metrics and a history of their own.
+    pub metrics_max_services: usize,
     /// Path of the admin socket.
     pub admin_socket: PathBuf,
     /// How long flows may run on after the signal to stop.
@@ -201,6 +206,8 @@ impl TryFrom<RunArgs> for Config {
             },
             node_port_addresses: args.nodeport_addresses,
             healthz_bind_address: args.healthz_bind_address.0,
+            metrics_bind_address: args.metrics_bind_address.0,
+            metrics_max_services: args.metrics_max_services,
             admin_socket: admin_socket(args.admin_socket)?,
             drain_timeout: args.drain_timeout,
             log_format: args.log_format,

@@ -17,28 +17,40 @@ use axum::extract::{Query, State};
 use axum::routing::get;
 use axum::{Json, Router};
 use nix::sys::stat::{Mode, fchmod};
+use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
 use thiserror::Error;
 use tokio::net::UnixListener;
 
 use super::api::{
-    EXPLAIN, Explanation, FLOWS, Flow, Flows, Question, SERVICES, Services, VirtualServer,
+    Detail, EXPLAIN, Explanation, FLOWS, FlowFilter, Flows, Question, SERVICES, STATUS, Services,
+    Status, VirtualServer,
 };
+use super::metrics::Measurements;
 
 /// Commands waiting to be answered; more than a person and a script ever are.
 /// The kernel lets those beyond it wait in `connect`.
 const BACKLOG: i32 = 16;
 
-/// What the socket can tell: a read-only view of the proxy.
+/// What can be told: a read-only view of the proxy.
 pub trait View: Send + Sync + 'static {
     /// The virtual servers, in the order to print.
-    fn services(&self) -> Vec<VirtualServer>;
+    fn services(&self, detail: Detail) -> Vec<VirtualServer>;
 
-    /// The flows, in the order to print.
-    fn flows(&self) -> impl Future<Output = Vec<Flow>> + Send;
+    /// The flows that are asked for.
+    fn flows(&self, filter: &FlowFilter) -> impl Future<Output = Flows> + Send;
 
     /// What becomes of a new flow, and why.
     fn explain(&self, question: &Question) -> Explanation;
+
+    /// The proxy as a whole.
+    fn status(&self, detail: Detail) -> Status;
+
+    /// All that is measured.
+    fn measurements(&self) -> Measurements;
+
+    /// The configuration, for `/configz`.
+    fn configuration(&self) -> Value;
 }
 
 /// Why the socket could not be made.
@@ -199,21 +211,39 @@ fn listen(path: &Path) -> io::Result<net::UnixListener> {
 }
 
 fn router<V: View>(view: Arc<V>) -> Router {
+    documents(view)
+}
+
+/// The documents that anyone who reaches a socket of ours may read.
+pub(super) fn documents<V: View>(view: Arc<V>) -> Router {
     Router::new()
         .route(SERVICES, get(services::<V>))
         .route(FLOWS, get(flows::<V>))
         .route(EXPLAIN, get(explain::<V>))
+        .route(STATUS, get(status::<V>))
         .with_state(view)
 }
 
-fn services<V: View>(State(view): State<Arc<V>>) -> std::future::Ready<Json<Services>> {
-    let virtual_servers = view.services();
+fn services<V: View>(
+    State(view): State<Arc<V>>,
+    Query(detail): Query<Detail>,
+) -> std::future::Ready<Json<Services>> {
+    let virtual_servers = view.services(detail);
     std::future::ready(Json(Services { virtual_servers }))
 }
 
-async fn flows<V: View>(State(view): State<Arc<V>>) -> Json<Flows> {
-    let flows = view.flows().await;
-    Json(Flows { flows })
+async fn flows<V: View>(
+    State(view): State<Arc<V>>,
+    Query(filter): Query<FlowFilter>,
+) -> Json<Flows> {
+    Json(view.flows(&filter).await)
+}
+
+fn status<V: View>(
+    State(view): State<Arc<V>>,
+    Query(detail): Query<Detail>,
+) -> std::future::Ready<Json<Status>> {
+    std::future::ready(Json(view.status(detail)))
 }
 
 fn explain<V: View>(
@@ -224,4 +254,4 @@ fn explain<V: View>(
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

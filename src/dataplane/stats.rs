@@ -142,9 +142,7 @@ impl Counters {
         };
         let histogram = |bounds, get: &dyn Fn(&WorkerStats) -> &WorkerHistogram| {
             let mut histogram = Histogram::empty(bounds);
-            workers
-                .clone()
-                .for_each(|stats| histogram.add(get(stats)));
+            workers.clone().for_each(|stats| histogram.add(get(stats)));
             histogram
         };
         Self {

@@ -208,9 +208,7 @@ impl Worker {
     }
 
     fn has_chores(&self) -> bool {
-        !self.fragments.is_empty()
-            || self.flows.has_time_wait()
-            || !self.unaccounted.is_empty()
+        !self.fragments.is_empty() || self.flows.has_time_wait() || !self.unaccounted.is_empty()
     }
 
     fn read_queue(&mut self) -> io::Result<()> {

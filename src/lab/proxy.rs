@@ -44,6 +44,7 @@ pub struct ProxyOptions {
     manifests: PathBuf,
     service_cidrs: Vec<IpNet>,
     healthz: SocketAddr,
+    metrics: SocketAddr,
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
     admin_socket: Option<PathBuf>,
@@ -58,6 +59,7 @@ impl ProxyOptions {
             manifests: manifests.to_owned(),
             service_cidrs: service_cidrs.to_vec(),
             healthz: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 10256),
+            metrics: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 10249),
             arguments: Vec::new(),
             environment: Vec::new(),
             admin_socket: None,
@@ -68,6 +70,12 @@ impl ProxyOptions {
     /// Where it tells its health; 127.0.0.1:10256 unless said otherwise.
     pub fn healthz(mut self, address: SocketAddr) -> Self {
         self.healthz = address;
+        self
+    }
+
+    /// Where it tells its metrics; 127.0.0.1:10249 unless said otherwise.
+    pub fn metrics(mut self, address: SocketAddr) -> Self {
+        self.metrics = address;
         self
     }
 
@@ -105,6 +113,7 @@ pub struct ProxyProcess {
     namespace: Namespace,
     binary: PathBuf,
     healthz: SocketAddr,
+    metrics: SocketAddr,
     admin_socket: PathBuf,
     pid: Pid,
     shared: Arc<Shared>,
@@ -168,6 +177,7 @@ impl ProxyProcess {
             namespace: node.clone(),
             binary: binary.to_owned(),
             healthz: options.healthz,
+            metrics: options.metrics,
             admin_socket,
             pid,
             shared,
@@ -219,6 +229,11 @@ impl ProxyProcess {
     /// Where it tells its health.
     pub fn healthz(&self) -> SocketAddr {
         self.healthz
+    }
+
+    /// Where it tells its metrics.
+    pub fn metrics(&self) -> SocketAddr {
+        self.metrics
     }
 
     /// What it logged so far.
@@ -333,6 +348,7 @@ fn command_of(
         .args(["--service-cidr", &cidrs.join(",")])
         .args(["--hostname-override", node.name()])
         .args(["--healthz-bind-address", &options.healthz.to_string()])
+        .args(["--metrics-bind-address", &options.metrics.to_string()])
         .arg("--admin-socket")
         .arg(admin_socket)
         .args(&options.arguments)

@@ -166,15 +166,24 @@ pub enum Object {
 }
 
 impl Object {
+    /// Its kind.
+    pub fn kind(&self) -> ObjectKind {
+        match self {
+            Self::Service(_) => ObjectKind::Service,
+            Self::EndpointSlice(_) => ObjectKind::EndpointSlice,
+            Self::Node(_) => ObjectKind::Node,
+        }
+    }
+
     /// Names the object.
     pub fn key(&self) -> ObjectKey {
-        let (kind, name) = match self {
-            Self::Service(service) => (ObjectKind::Service, &service.name),
-            Self::EndpointSlice(slice) => (ObjectKind::EndpointSlice, &slice.name),
-            Self::Node(node) => (ObjectKind::Node, &node.name),
+        let name = match self {
+            Self::Service(service) => &service.name,
+            Self::EndpointSlice(slice) => &slice.name,
+            Self::Node(node) => &node.name,
         };
         ObjectKey {
-            kind,
+            kind: self.kind(),
             name: name.clone(),
         }
     }

@@ -54,6 +54,7 @@ mod facts;
 mod follow;
 mod machine;
 mod objects;
+mod requests;
 mod resource;
 mod version;
 mod wire;
@@ -61,6 +62,7 @@ mod wire;
 pub use backoff::Timing;
 pub use connection::{Access, AccessError, Connection};
 pub use facts::{NetworkPolicies, ServiceCidrs};
+pub use requests::{BUCKETS_MS as REQUEST_BUCKETS_MS, RequestCounts, Requests};
 
 /// What of a cluster is followed, and for whom.
 #[derive(Debug)]

@@ -1,13 +1,13 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
-use crate::admin::api::{Outcome, Protocol, RealServer};
+use crate::admin::api::{Flow, History, Outcome, Protocol, RealServer};
 use crate::admin::client::{AskError, ask};
 
-struct Fixed;
+pub(in crate::admin) struct Fixed;
 
 impl View for Fixed {
-    fn services(&self) -> Vec<VirtualServer> {
+    fn services(&self, detail: Detail) -> Vec<VirtualServer> {
         vec![VirtualServer {
             protocol: "TCP".to_owned(),
             address: "10.0.0.3:443".parse().unwrap(),
@@ -24,12 +24,15 @@ impl View for Fixed {
                 failed_attempts: 2,
                 bytes_to_real_server: 1 << 40,
                 bytes_to_client: 3,
+                rates: None,
             }],
+            rates: None,
+            history: detail.history.then(History::default),
         }]
     }
 
-    async fn flows(&self) -> Vec<Flow> {
-        vec![Flow {
+    async fn flows(&self, filter: &FlowFilter) -> Flows {
+        let flows = vec![Flow {
             protocol: "UDP".to_owned(),
             state: "UDP".to_owned(),
             expires_seconds: Some(299),
@@ -41,7 +44,22 @@ impl View for Fixed {
             bytes_to_real_server: 40,
             bytes_to_client: 65_507,
             service: "kube-system/kube-dns:dns".to_owned(),
-        }]
+        }];
+        // What arrived of the question.
+        let matching = filter.limit.unwrap_or(1);
+        Flows { flows, matching }
+    }
+
+    fn status(&self, _: Detail) -> Status {
+        Status::default()
+    }
+
+    fn measurements(&self) -> Measurements {
+        crate::admin::metrics::example()
+    }
+
+    fn configuration(&self) -> Value {
+        serde_json::json!({"max-flows": 1})
     }
 
     fn explain(&self, question: &Question) -> Explanation {
@@ -76,9 +94,17 @@ async fn what_is_told_arrives_whole() {
     let server = tokio::spawn(socket.serve(Arc::new(Fixed)));
 
     let services: Services = ask(&path, SERVICES).await.unwrap();
-    assert_eq!(services.virtual_servers, Fixed.services());
+    assert_eq!(services.virtual_servers, Fixed.services(Detail::default()));
     let flows: Flows = ask(&path, FLOWS).await.unwrap();
-    assert_eq!(flows.flows, Fixed.flows().await);
+    assert_eq!(flows, Fixed.flows(&FlowFilter::default()).await);
+    let filter = FlowFilter {
+        limit: Some(9),
+        ..FlowFilter::default()
+    };
+    let flows: Flows = ask(&path, &filter.path()).await.unwrap();
+    assert_eq!(flows.matching, 9);
+    let status: Status = ask(&path, STATUS).await.unwrap();
+    assert_eq!(status, Status::default());
     for (address, protocol, from) in [
         ("10.0.0.3:80", Protocol::Tcp, None),
         (
