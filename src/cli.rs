@@ -20,6 +20,7 @@ mod demo;
 mod explain;
 mod list;
 mod run;
+mod top;
 
 /// A Kubernetes service proxy in userspace: no kernel module, no netfilter, no eBPF.
 #[derive(Debug, Parser)]
@@ -40,6 +41,8 @@ enum Command {
     List(list::ListArgs),
     /// Tell what becomes of a new flow and why: service, policies, every endpoint, who is next
     Explain(explain::ExplainArgs),
+    /// Watch virtual servers and flows of the proxy that runs here, live in a terminal
+    Top(top::TopArgs),
     /// Show it: a cluster in network namespaces, the proxy in it, traffic through it
     ///
     /// Works as any user. Nothing outside the namespaces is touched.
@@ -53,6 +56,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(*args).map(|()| ExitCode::SUCCESS),
         Command::List(args) => list::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Explain(args) => explain::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Top(args) => top::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => demo::run(&args),
     };
     match done {

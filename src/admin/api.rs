@@ -97,7 +97,7 @@ pub struct RealServer {
 }
 
 /// The flows that were asked for, in the order that was asked for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Flows {
     /// One for each TCP connection or UDP conversation.

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use super::*;
 use crate::ipvs::{Protocol, ServicePortName, TrafficView};
 
+mod dashboards;
+
 /// Measurements in which everything that can be there is there.
 pub(in crate::admin) fn example() -> Measurements {
     let service = ServicePortName {
