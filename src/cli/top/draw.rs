@@ -145,7 +145,7 @@ fn services(frame: &mut Frame<'_>, area: Rect, state: &State) {
         "down/s",
     ];
     let widths = [
-        Constraint::Fill(3),
+        Constraint::Fill(2),
         Constraint::Fill(3),
         Constraint::Length(7),
         Constraint::Length(8),

@@ -56,6 +56,10 @@ pub(super) enum Next {
 const PAGE: usize = 10;
 
 impl State {
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "a key that means nothing here does nothing"
+    )]
     pub(super) fn key(&mut self, key: KeyCode, modifiers: KeyModifiers) -> Next {
         if modifiers.contains(KeyModifiers::CONTROL) {
             return match key {
@@ -97,6 +101,10 @@ impl State {
         Next::Stay
     }
 
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "a key that means nothing here does nothing"
+    )]
     fn type_filter(&mut self, key: KeyCode) {
         self.scroll = 0;
         match key {

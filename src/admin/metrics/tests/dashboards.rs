@@ -59,12 +59,14 @@ fn series() -> BTreeMap<String, BTreeSet<String>> {
     series
 }
 
+/// A metric and the labels that it is matched by.
+type Asked = (String, Vec<String>);
+
 /// The metrics that an expression names, and for each the labels that it is matched by.
 /// Balanced brackets are part of what is checked.
-fn metrics(expression: &str) -> Result<Vec<(String, Vec<String>)>, String> {
+fn metrics(expression: &str) -> Result<Vec<Asked>, String> {
     let chars: Vec<char> = expression.chars().collect();
-    let (mut found, mut open, mut at): (Vec<(String, Vec<String>)>, Vec<char>, usize) =
-        (Vec::new(), Vec::new(), 0);
+    let (mut found, mut open, mut at) = (Vec::<Asked>::new(), Vec::new(), 0);
     while let Some(&c) = chars.get(at) {
         let word = |at: usize| -> String {
             let rest = chars.iter().skip(at);
