@@ -23,7 +23,7 @@ mod write;
 
 pub use process::ProcessValues;
 
-/// The content type of [`text`].
+/// The content type of [`text()`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Everything that is measured, at one moment.
