@@ -1,4 +1,5 @@
-//! What the proxy tells about itself: health, and a socket for its own commands.
+//! What the proxy tells about itself: health, metrics, a page, and a socket for its own
+//! commands.
 //!
 //! Everything here reads; only what is logged can be changed. The servers own one task
 //! each, which ends when the future of their `serve` is dropped; the health check node
@@ -8,5 +9,8 @@ pub mod api;
 pub mod client;
 pub mod health;
 pub mod health_check;
+pub mod history;
+pub mod metrics;
 pub mod readiness;
 pub mod socket;
+pub mod web;

@@ -6,10 +6,10 @@
 //!
 //! Tasks on the control runtime: the source, the control loop, the keeper of the
 //! routes where they are not fixed, the follower of the kernel in fallback mode, the
-//! health server and the admin server. All end with the [`App`]. The threads of the
-//! data plane are its own and are joined before `run` returns; with the last queue the
-//! kernel takes away device, addresses and routes, unless `init` has made them.
-//! [`confinement`] says which thread keeps which privilege.
+//! health, metrics and admin servers and the recorder of rates. All end with the
+//! [`App`]. The threads of the data plane are its own and are joined before `run`
+//! returns; with the last queue the kernel takes away device, addresses and routes,
+//! unless `init` has made them. [`confinement`] says which thread keeps which privilege.
 
 use std::convert::Infallible;
 use std::future;
@@ -17,6 +17,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 use ipnet::IpNet;
 use sd_notify::NotifyState;
@@ -27,8 +28,10 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::admin::health::{self, Family, Health};
+use crate::admin::history::Recorder;
 use crate::admin::readiness::{Blocker, Readiness};
 use crate::admin::socket::AdminSocket;
+use crate::admin::web;
 use crate::config::{Config, Mode, PodTraffic, Settings, Source};
 use crate::dataplane::Dataplane;
 use crate::ipvs::Table;
@@ -46,6 +49,7 @@ use explain::Explainer;
 use exposure::Exposure;
 use fallback::Follower;
 use logging::LogLevel;
+use observe::{ApiServer, Observer};
 use pods::PodGate;
 use programming::ProgrammingLatency;
 use reload::Reloader;
@@ -65,13 +69,16 @@ mod exposure;
 mod fallback;
 mod limits;
 pub mod logging;
+mod observe;
 mod pods;
 pub mod prepare;
+mod process;
 pub mod programming;
 mod reload;
 mod routes;
 mod settings;
 pub mod signals;
+mod syncs;
 #[cfg(test)]
 mod testing;
 mod view;
@@ -108,6 +115,8 @@ pub struct App {
 pub struct Bound {
     /// Where health is served, with the port that the system chose for port 0.
     pub healthz: Option<SocketAddr>,
+    /// Where metrics and the status page are, in the same way.
+    pub metrics: Option<SocketAddr>,
     /// The admin socket.
     pub admin_socket: PathBuf,
     /// Name of the TUN device.
@@ -132,6 +141,7 @@ impl App {
         log: LogLevel,
         confinement: &Confinement,
     ) -> Result<Self, AppError> {
+        let started = (Instant::now(), SystemTime::now());
         limits::raise_open_files(config.flows.max_flows);
         let connection = cluster::connect(&config.source).await?;
         let readiness = Readiness::new();
@@ -140,7 +150,11 @@ impl App {
         let health = Health::new(readiness.clone(), families(&config.service_cidrs));
 
         let healthz = match config.healthz_bind_address {
-            Some(address) => Some(listen(address).await?),
+            Some(address) => Some(listen("--healthz-bind-address", address).await?),
+            None => None,
+        };
+        let metrics = match config.metrics_bind_address {
+            Some(address) => Some(listen("--metrics-bind-address", address).await?),
             None => None,
         };
         let admin_socket = AdminSocket::bind(&config.admin_socket)?;
@@ -162,12 +176,8 @@ impl App {
         confinement.confine_main();
 
         let bound = Bound {
-            healthz: healthz
-                .as_ref()
-                .map(TcpListener::local_addr)
-                .transpose()
-                .ok()
-                .flatten(),
+            healthz: address_of(healthz.as_ref()),
+            metrics: address_of(metrics.as_ref()),
             admin_socket: config.admin_socket.clone(),
             tun: queues.name,
         };
@@ -247,10 +257,26 @@ impl App {
             log: log.clone(),
         };
         let in_effect = watch::Sender::new(Arc::new(config.clone()));
-        let view = ProxyView {
+        let api_server = connection.as_ref().map(ApiServer::of);
+        let observer = Observer {
             table: Arc::clone(&table),
             dataplane: Arc::downgrade(&dataplane),
             node_ports: Arc::downgrade(&node_ports),
+            index: control.index(),
+            health: health.clone(),
+            syncs: control.syncs(),
+            latency: control.latency(),
+            recorder: Recorder::new(config.metrics_max_services),
+            config: in_effect.subscribe(),
+            node: config.node_name.clone(),
+            source: observe::source(&config, api_server.as_ref()),
+            api_server,
+            started,
+            participation: participation.clone(),
+        };
+        let observer = Arc::new(observer);
+        let view = ProxyView {
+            observer: Arc::clone(&observer),
             config: in_effect.subscribe(),
             log,
             explainer: Explainer {
@@ -259,10 +285,19 @@ impl App {
                 dataplane: Arc::downgrade(&dataplane),
                 tun_addresses: LinkConfig::addresses_or_default(&config.tun.addresses),
             },
-            participation: participation.clone(),
         };
-        let serving = admin_socket.serve(Arc::new(view));
+        let view = Arc::new(view);
+        let serving = admin_socket.serve(Arc::clone(&view));
         tasks.spawn(async { ("the admin server", serving.await.err()) });
+        if let Some(listener) = metrics {
+            let name = config.node_name.clone();
+            let serving = async move { web::serve(listener, view, &name).await };
+            tasks.spawn(async { ("the metrics server", serving.await.err()) });
+        }
+        tasks.spawn(async move {
+            observer.record().await;
+            ("the recorder of rates", None)
+        });
         // Without a cluster nobody knows of service ranges.
         let (cidrs, ranges) = watch::channel(ServiceCidrs::Unknown);
         let mut server = Vec::new();
@@ -447,6 +482,7 @@ fn announce(bound: &Bound, config: &Config, offloads: Offloads) {
         service_cidrs = service_cidrs.join(","),
         node = config.node_name,
         healthz = bound.healthz.map(tracing::field::display),
+        metrics = bound.metrics.map(tracing::field::display),
         admin_socket = %bound.admin_socket.display(),
         "started"
     );
@@ -473,10 +509,19 @@ async fn program(
     }
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, AppError> {
+async fn listen(flag: &'static str, address: SocketAddr) -> Result<TcpListener, AppError> {
     TcpListener::bind(address)
         .await
-        .map_err(|source| AppError::Healthz { address, source })
+        .map_err(|source| AppError::Listen {
+            flag,
+            address,
+            source,
+        })
+}
+
+/// With the port that the system chose.
+fn address_of(listener: Option<&TcpListener>) -> Option<SocketAddr> {
+    listener.and_then(|listener| listener.local_addr().ok())
 }
 
 /// The families of the service ranges; both while these are not known.

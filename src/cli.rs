@@ -24,6 +24,7 @@ mod init;
 mod list;
 mod log_level;
 mod run;
+mod top;
 
 /// A Kubernetes service proxy in userspace: no kernel module, no netfilter, no eBPF.
 #[derive(Debug, Parser)]
@@ -57,6 +58,8 @@ enum Command {
     /// takes as many queues as run has workers. Without CAP_NET_ADMIN, run serves what
     /// is routed here, and nothing that needs a route of its own.
     Init(Box<init::InitArgs>),
+    /// Watch virtual servers and flows of the proxy that runs here, live in a terminal
+    Top(top::TopArgs),
     /// Show it: a cluster in network namespaces, the proxy in it, traffic through it
     ///
     /// Works as any user. Nothing outside the namespaces is touched.
@@ -82,6 +85,7 @@ pub fn main() -> ExitCode {
         Command::LogLevel(args) => log_level::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Check(args) => check::run(*args),
         Command::Init(args) => init::run(*args).map(|()| ExitCode::SUCCESS),
+        Command::Top(args) => top::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => demo::run(&args),
         Command::Completions(args) => {
             generate::completions(&args, command()).map(|()| ExitCode::SUCCESS)

@@ -80,6 +80,10 @@ pub struct Config {
     pub mode: Mode,
     /// Where kube-proxy tells its health.
     pub kube_proxy_healthz: SocketAddr,
+    /// Where metrics and the status page are told; `None` is nowhere.
+    pub metrics_bind_address: Option<SocketAddr>,
+    /// Most service ports with metrics and a history of their own.
+    pub metrics_max_services: usize,
     /// Path of the admin socket.
     pub admin_socket: PathBuf,
     /// How long flows may run on after the signal to stop.
@@ -187,6 +191,8 @@ impl TryFrom<RunArgs> for Config {
             fixed_routes: args.fixed_routes,
             mode: args.mode,
             kube_proxy_healthz: args.kube_proxy_healthz,
+            metrics_bind_address: args.metrics_bind_address.0,
+            metrics_max_services: args.metrics_max_services,
             admin_socket: admin_socket(args.admin_socket)?,
             drain_timeout: args.drain_timeout,
             log_format: args.log_format,

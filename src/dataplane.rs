@@ -14,11 +14,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod access_log;
+mod dial_failure;
 mod dialer;
 mod ending;
 mod flow_table;
 mod half_open;
 mod handle;
+mod histogram;
 mod local_addresses;
 mod preface;
 mod server_socket;
@@ -34,8 +36,10 @@ mod view;
 mod worker;
 
 pub use access_log::LogWriter;
+pub use dial_failure::DialFailure;
 pub use ending::{Ending, TcpTimeouts};
 pub use handle::{Dataplane, StartError};
+pub use histogram::Histogram;
 pub use server_socket::{KernelSocket, ServerSocket};
 pub use stats::Counters;
 pub use tcp_flow::{Progress, TcpFlow};

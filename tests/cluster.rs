@@ -46,6 +46,8 @@ mod lifecycle;
 mod limits;
 #[path = "cluster/live.rs"]
 mod live;
+#[path = "cluster/looking_in.rs"]
+mod looking_in;
 #[path = "cluster/manifests.rs"]
 mod manifest_files;
 #[path = "cluster/node_port.rs"]
@@ -100,6 +102,7 @@ fn main() -> ExitCode {
         lifecycle::trials(),
         limits::trials(),
         live::trials(),
+        looking_in::trials(),
         manifest_files::trials(),
         node_port::trials(),
         node_port_exposure::trials(),

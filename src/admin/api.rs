@@ -8,18 +8,23 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 mod explain;
+mod filter;
+mod live;
 
 pub use explain::{
     Affinity, EXPLAIN, ExplainedEndpoint, ExplainedVirtualServer, Explanation, Outcome, Placing,
     Protocol, Question,
 };
 
+pub use filter::{AddressFilter, FlowFilter, FlowSort, NoAddress, NoService, ServiceFilter};
+pub use live::{HealthStatus, History, Rates, Reason, STATUS, SourceStatus, Status, WorkerStatus};
+
 use serde::{Deserialize, Serialize};
 
-/// Path of [`Services`].
+/// Path of [`Services`]; the query is a [`Detail`].
 pub const SERVICES: &str = "/v1/services";
 
-/// Path of [`Flows`].
+/// Path of [`Flows`]; the query is a [`FlowFilter`].
 pub const FLOWS: &str = "/v1/flows";
 
 /// Path of [`LogLevel`], to be read and to be replaced.
@@ -36,8 +41,17 @@ pub struct LogLevel {
     pub directives: String,
 }
 
+/// How much of [`Services`] or [`Status`] is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Detail {
+    /// With the last minutes.
+    #[serde(default)]
+    pub history: bool,
+}
+
 /// All virtual servers, by protocol, address and port.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Services {
     /// Whether the proxy takes part, with `--mode fallback`; absent without it, and until
@@ -63,7 +77,7 @@ pub struct Standing {
 }
 
 /// One virtual server.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualServer {
     /// `TCP`, `UDP` or `SCTP`.
@@ -87,6 +101,12 @@ pub struct VirtualServer {
     pub persistence_seconds: Option<u64>,
     /// By address.
     pub real_servers: Vec<RealServer>,
+    /// Absent until the first interval is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rates: Option<Rates>,
+    /// If it was asked for; absent too for those beyond `--metrics-max-services`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<History>,
 }
 
 fn carried() -> bool {
@@ -94,7 +114,7 @@ fn carried() -> bool {
 }
 
 /// One real server of a virtual server.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RealServer {
     /// Where flows are carried to.
@@ -115,6 +135,9 @@ pub struct RealServer {
     pub bytes_to_real_server: u64,
     /// Bytes of payload from it to clients.
     pub bytes_to_client: u64,
+    /// Absent until the first interval is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rates: Option<Rates>,
 }
 
 /// Path of [`AllCounters`].
@@ -145,12 +168,15 @@ pub struct Counters {
     pub rejected: BTreeMap<String, u64>,
 }
 
-/// All flows, by protocol, client and virtual address.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The flows that were asked for, in the order that was asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Flows {
     /// One for each TCP connection or UDP conversation.
     pub flows: Vec<Flow>,
+    /// How many fit the filter, more than are told if there was a limit.
+    #[serde(default)]
+    pub matching: usize,
 }
 
 /// One flow.

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::future::{Ready, ready};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -23,6 +23,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio::net::TcpListener;
 
+use super::metrics::HealthAnswers;
 use super::readiness::Readiness;
 
 /// How long a change may wait before the proxy counts as unhealthy: twice
@@ -47,6 +48,14 @@ pub struct Health {
     note: Arc<Mutex<Option<String>>>,
     /// Whether load balancers may send to this node.
     eligible: Arc<AtomicBool>,
+    answers: Arc<Answers>,
+}
+
+/// How often each answer was given.
+#[derive(Debug, Default)]
+struct Answers {
+    healthz: [AtomicU64; 2],
+    livez: [AtomicU64; 2],
 }
 
 /// How far the changes of one family have come.
@@ -71,6 +80,7 @@ impl Health {
             note: Arc::default(),
             // As kube-proxy, until a Node object says something else.
             eligible: Arc::new(AtomicBool::new(true)),
+            answers: Arc::default(),
         }
     }
 
@@ -106,6 +116,32 @@ impl Health {
     pub fn is_healthy(&self, now: Instant) -> bool {
         let families = self.families.lock().unwrap_or_else(PoisonError::into_inner);
         families.values().all(|progress| progress.is_healthy(now))
+    }
+
+    /// How often `/healthz` and `/livez` gave which answer.
+    pub fn answers(&self) -> Vec<HealthAnswers> {
+        let paths = [
+            ("healthz", &self.answers.healthz),
+            ("livez", &self.answers.livez),
+        ];
+        paths
+            .into_iter()
+            .flat_map(|(path, counts)| {
+                CODES
+                    .into_iter()
+                    .zip(counts)
+                    .map(move |(code, count)| HealthAnswers {
+                        path,
+                        code: code.as_u16(),
+                        count: count.load(Ordering::Relaxed),
+                    })
+            })
+            .collect()
+    }
+
+    /// What is told at `/readyz`.
+    pub fn readiness(&self) -> &Readiness {
+        &self.readiness
     }
 
     fn each(&self, change: impl FnMut(&mut Progress)) {
@@ -156,6 +192,9 @@ impl Progress {
     }
 }
 
+/// What `/healthz` and `/livez` may answer, in the order that answers are counted.
+const CODES: [StatusCode; 2] = [StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE];
+
 /// kube-proxy's body.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -193,19 +232,14 @@ fn router(health: Health) -> Router {
 }
 
 fn healthz(State(health): State<Health>) -> Ready<Response> {
-    ready(answer(&health.report(
-        Instant::now(),
-        SystemTime::now(),
-        Some(health.eligible.load(Ordering::Relaxed)),
-    )))
+    let eligible = health.eligible.load(Ordering::Relaxed);
+    let report = health.report(Instant::now(), SystemTime::now(), Some(eligible));
+    ready(answer(&report, &health.answers.healthz))
 }
 
 fn livez(State(health): State<Health>) -> Ready<Response> {
-    ready(answer(&health.report(
-        Instant::now(),
-        SystemTime::now(),
-        None,
-    )))
+    let report = health.report(Instant::now(), SystemTime::now(), None);
+    ready(answer(&report, &health.answers.livez))
 }
 
 fn readyz(State(health): State<Health>) -> Ready<Response> {
@@ -222,12 +256,15 @@ fn readyz(State(health): State<Health>) -> Ready<Response> {
     ready((StatusCode::SERVICE_UNAVAILABLE, body).into_response())
 }
 
-fn answer(report: &Report) -> Response {
-    let status = if report.healthy {
-        StatusCode::OK
+fn answer(report: &Report, counts: &[AtomicU64; CODES.len()]) -> Response {
+    let [ok, unavailable] = CODES;
+    let [good, bad] = counts;
+    let (status, count) = if report.healthy {
+        (ok, good)
     } else {
-        StatusCode::SERVICE_UNAVAILABLE
+        (unavailable, bad)
     };
+    count.fetch_add(1, Ordering::Relaxed);
     let headers: [(HeaderName, &str); 2] = [
         (header::CONTENT_TYPE, "application/json"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),

@@ -18,31 +18,33 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
 use nix::sys::stat::{Mode, fchmod};
+use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
 use thiserror::Error;
 use tokio::net::UnixListener;
 
 use super::api::{
-    AllCounters, CONFIGZ, COUNTERS, EXPLAIN, Explanation, FLOWS, Flow, Flows, LOG_LEVEL, LogLevel,
-    Question, SERVICES, Services, Standing, VirtualServer,
+    AllCounters, CONFIGZ, COUNTERS, Detail, EXPLAIN, Explanation, FLOWS, FlowFilter, Flows,
+    LOG_LEVEL, LogLevel, Question, SERVICES, STATUS, Services, Standing, Status, VirtualServer,
 };
+use super::metrics::Measurements;
 
 /// Commands waiting to be answered; more than a person and a script ever are.
 /// The kernel lets those beyond it wait in `connect`.
 const BACKLOG: i32 = 16;
 
-/// What the socket can tell, and the one thing that it can change.
+/// What can be told of the proxy, and the one thing that can be changed.
 pub trait View: Send + Sync + 'static {
     /// The virtual servers, in the order to print.
-    fn services(&self) -> Vec<VirtualServer>;
+    fn services(&self, detail: Detail) -> Vec<VirtualServer>;
 
     /// Whether the proxy takes part, if it does not always.
     fn standing(&self) -> Option<Standing> {
         None
     }
 
-    /// The flows, in the order to print.
-    fn flows(&self) -> impl Future<Output = Vec<Flow>> + Send;
+    /// The flows that are asked for.
+    fn flows(&self, filter: &FlowFilter) -> impl Future<Output = Flows> + Send;
 
     /// What was counted.
     fn counters(&self) -> AllCounters;
@@ -50,8 +52,14 @@ pub trait View: Send + Sync + 'static {
     /// What becomes of a new flow, and why.
     fn explain(&self, question: &Question) -> Explanation;
 
+    /// The proxy as a whole.
+    fn status(&self, detail: Detail) -> Status;
+
+    /// All that is measured.
+    fn measurements(&self) -> Measurements;
+
     /// The configuration in effect.
-    fn configz(&self) -> serde_json::Value;
+    fn configz(&self) -> Value;
 
     /// The directives that decide what is logged.
     fn log_level(&self) -> String;
@@ -222,18 +230,29 @@ fn listen(path: &Path) -> io::Result<net::UnixListener> {
 }
 
 fn router<V: View>(view: Arc<V>) -> Router {
+    let private = Router::new()
+        .route(CONFIGZ, get(configz::<V>))
+        .route(LOG_LEVEL, get(log_level::<V>).put(set_log_level::<V>))
+        .with_state(Arc::clone(&view));
+    documents(view).merge(private)
+}
+
+/// The documents that anyone who reaches a socket of ours may read.
+pub(super) fn documents<V: View>(view: Arc<V>) -> Router {
     Router::new()
         .route(SERVICES, get(services::<V>))
         .route(FLOWS, get(flows::<V>))
         .route(COUNTERS, get(counters::<V>))
         .route(EXPLAIN, get(explain::<V>))
-        .route(CONFIGZ, get(configz::<V>))
-        .route(LOG_LEVEL, get(log_level::<V>).put(set_log_level::<V>))
+        .route(STATUS, get(status::<V>))
         .with_state(view)
 }
 
-fn services<V: View>(State(view): State<Arc<V>>) -> std::future::Ready<Json<Services>> {
-    let virtual_servers = view.services();
+fn services<V: View>(
+    State(view): State<Arc<V>>,
+    Query(detail): Query<Detail>,
+) -> std::future::Ready<Json<Services>> {
+    let virtual_servers = view.services(detail);
     let fallback = view.standing();
     std::future::ready(Json(Services {
         fallback,
@@ -245,9 +264,18 @@ fn counters<V: View>(State(view): State<Arc<V>>) -> std::future::Ready<Json<AllC
     std::future::ready(Json(view.counters()))
 }
 
-async fn flows<V: View>(State(view): State<Arc<V>>) -> Json<Flows> {
-    let flows = view.flows().await;
-    Json(Flows { flows })
+async fn flows<V: View>(
+    State(view): State<Arc<V>>,
+    Query(filter): Query<FlowFilter>,
+) -> Json<Flows> {
+    Json(view.flows(&filter).await)
+}
+
+fn status<V: View>(
+    State(view): State<Arc<V>>,
+    Query(detail): Query<Detail>,
+) -> std::future::Ready<Json<Status>> {
+    std::future::ready(Json(view.status(detail)))
 }
 
 fn explain<V: View>(
@@ -257,7 +285,7 @@ fn explain<V: View>(
     std::future::ready(Json(view.explain(&question)))
 }
 
-fn configz<V: View>(State(view): State<Arc<V>>) -> std::future::Ready<Json<serde_json::Value>> {
+fn configz<V: View>(State(view): State<Arc<V>>) -> std::future::Ready<Json<Value>> {
     std::future::ready(Json(view.configz()))
 }
 
@@ -279,4 +307,4 @@ fn set_log_level<V: View>(
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

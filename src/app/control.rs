@@ -8,6 +8,7 @@ use tracing::{debug, info, warn};
 
 use super::exposure::Exposure;
 use super::programming::ProgrammingLatency;
+use super::syncs::{Changes, Syncs};
 use crate::admin::health::Health;
 use crate::admin::readiness::Blocker;
 use crate::ipvs::Table;
@@ -28,6 +29,7 @@ pub(super) struct Control {
     table: Arc<Table>,
     health: Health,
     latency: Arc<ProgrammingLatency>,
+    syncs: Arc<Syncs>,
     /// Told of changes once the table has them.
     exposure: Option<Arc<Exposure>>,
     /// Held until the first full state is programmed.
@@ -43,6 +45,7 @@ impl Control {
             table,
             health,
             latency: Arc::default(),
+            syncs: Arc::default(),
             exposure: None,
             unsynced: Some(unsynced),
         }
@@ -64,6 +67,11 @@ impl Control {
         Arc::clone(&self.latency)
     }
 
+    /// What the control loop does.
+    pub(super) fn syncs(&self) -> Arc<Syncs> {
+        Arc::clone(&self.syncs)
+    }
+
     /// Programs one batch. Returns whether any virtual server changed.
     pub(super) fn program(&mut self, batch: Batch) -> bool {
         let Batch {
@@ -71,7 +79,9 @@ impl Control {
             initial_complete: complete,
             triggers,
         } = batch;
-        self.health.queued(Instant::now());
+        let begun = Instant::now();
+        self.health.queued(begun);
+        self.syncs.queued(Changes::of(&events), SystemTime::now());
         let portion = match &self.unsynced {
             Some(_) => PORTION,
             // Who follows the changes sees those of a batch together.
@@ -109,6 +119,7 @@ impl Control {
             drop(unsynced);
         }
         self.health.updated(SystemTime::now());
+        self.syncs.programmed(begun.elapsed(), SystemTime::now());
         changed
     }
 

@@ -1,43 +1,43 @@
-//! What the admin socket is shown of table and data plane.
+//! What those who look in are shown of table and data plane.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use tokio::sync::watch;
 
 use super::explain::Explainer;
-use super::fallback::Participation;
 use super::logging::LogLevel;
-use crate::admin::api;
+use super::observe::Observer;
+use crate::admin::api::{self, Detail, FlowFilter};
+use crate::admin::history::ServerRates;
+use crate::admin::metrics::Measurements;
 use crate::admin::socket::View;
 use crate::config::{Config, LogFilter};
-use crate::dataplane::{Counters, Dataplane, FlowView};
-use crate::ipvs::{RealServerView, Table, VirtualServerView};
-use crate::node_port::NodePorts;
+use crate::dataplane::{Counters, FlowView};
+use crate::ipvs::{RealServerView, VirtualServerView};
 use crate::service::Protocol;
 
 /// A read-only view of a running proxy.
 #[derive(Debug)]
 pub(super) struct ProxyView {
-    pub(super) table: Arc<Table>,
-    /// Weak, since a connection that lingers must not keep the workers alive.
-    pub(super) dataplane: Weak<Dataplane>,
-    /// As weak.
-    pub(super) node_ports: Weak<NodePorts>,
+    pub(super) observer: Arc<Observer>,
     pub(super) explainer: Explainer,
     pub(super) config: watch::Receiver<Arc<Config>>,
     pub(super) log: LogLevel,
-    /// With `--mode fallback`.
-    pub(super) participation: Option<Participation>,
 }
 
 impl View for ProxyView {
-    fn services(&self) -> Vec<api::VirtualServer> {
-        let snapshot = self.table.snapshot();
-        snapshot.iter().map(virtual_server).collect()
+    fn services(&self, detail: Detail) -> Vec<api::VirtualServer> {
+        let recorder = &self.observer.recorder;
+        let snapshot = self.observer.table.snapshot();
+        let told = snapshot.iter().map(|view| {
+            let rates = recorder.server(&view.address, detail.history);
+            virtual_server(view, rates)
+        });
+        told.collect()
     }
 
     fn standing(&self) -> Option<api::Standing> {
-        let standing = self.participation.as_ref()?.standing()?;
+        let standing = self.observer.participation.as_ref()?.standing()?;
         Some(api::Standing {
             active: standing.active,
             reason: standing.reason.to_string(),
@@ -46,21 +46,30 @@ impl View for ProxyView {
         })
     }
 
-    async fn flows(&self) -> Vec<api::Flow> {
-        let Some(dataplane) = self.dataplane.upgrade() else {
-            return Vec::new();
-        };
-        let mut flows = dataplane.flows().await;
-        if let Some(node_ports) = self.node_ports.upgrade() {
+    async fn flows(&self, filter: &FlowFilter) -> api::Flows {
+        let mut flows = Vec::new();
+        if let Some(dataplane) = self.observer.dataplane.upgrade() {
+            flows = dataplane.flows().await;
+        }
+        if let Some(node_ports) = self.observer.node_ports.upgrade() {
             flows.extend(node_ports.flows().await);
         }
-        flows.sort_unstable_by_key(|flow| (flow.protocol, flow.client, flow.virtual_server));
-        flows.iter().map(flow).collect()
+        let matching = filter.apply(&mut flows);
+        let flows = flows.iter().map(flow).collect();
+        api::Flows { flows, matching }
     }
 
     fn counters(&self) -> api::AllCounters {
-        let tun = self.dataplane.upgrade().map(|d| counters(&d.counters()));
-        let node_ports = self.node_ports.upgrade().map(|n| counters(&n.counters()));
+        let tun = self
+            .observer
+            .dataplane
+            .upgrade()
+            .map(|d| counters(&d.counters()));
+        let node_ports = self
+            .observer
+            .node_ports
+            .upgrade()
+            .map(|n| counters(&n.counters()));
         api::AllCounters {
             tun: tun.unwrap_or_default(),
             node_ports: node_ports.unwrap_or_default(),
@@ -69,6 +78,14 @@ impl View for ProxyView {
 
     fn explain(&self, question: &api::Question) -> api::Explanation {
         self.explainer.explain(question)
+    }
+
+    fn status(&self, detail: Detail) -> api::Status {
+        self.observer.status(detail)
+    }
+
+    fn measurements(&self) -> Measurements {
+        self.observer.measurements()
     }
 
     fn configz(&self) -> serde_json::Value {
@@ -86,7 +103,8 @@ impl View for ProxyView {
     }
 }
 
-fn virtual_server(view: &VirtualServerView) -> api::VirtualServer {
+fn virtual_server(view: &VirtualServerView, rates: ServerRates) -> api::VirtualServer {
+    let real_servers = view.real_servers.iter();
     api::VirtualServer {
         protocol: view.address.protocol.to_string(),
         address: (view.address.ip, view.address.port).into(),
@@ -95,7 +113,14 @@ fn virtual_server(view: &VirtualServerView) -> api::VirtualServer {
         carried: view.address.protocol != Protocol::Sctp,
         scheduler: view.scheduler.to_string(),
         persistence_seconds: view.persistence.map(|time| time.as_secs()),
-        real_servers: view.real_servers.iter().map(real_server).collect(),
+        real_servers: real_servers
+            .map(|view| api::RealServer {
+                rates: rates.real_servers.get(&view.address).copied(),
+                ..real_server(view)
+            })
+            .collect(),
+        rates: rates.rates,
+        history: rates.history,
     }
 }
 
@@ -121,6 +146,7 @@ fn real_server(view: &RealServerView) -> api::RealServer {
         failed_attempts: view.failed,
         bytes_to_real_server: view.bytes_in,
         bytes_to_client: view.bytes_out,
+        rates: None,
     }
 }
 
@@ -145,7 +171,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::ipvs::SchedulerKind;
+    use crate::ipvs::{SchedulerKind, Table};
     use crate::service::VirtualServerSpec;
     use crate::service::{Change, ServicePortName, VirtualAddress};
 
@@ -175,7 +201,11 @@ mod tests {
             persistence: Some(Duration::from_secs(600)),
             ..VirtualServerSpec::new(address(), name())
         }));
-        let told: Vec<_> = table.snapshot().iter().map(virtual_server).collect();
+        let told: Vec<_> = table
+            .snapshot()
+            .iter()
+            .map(|view| virtual_server(view, ServerRates::default()))
+            .collect();
         assert_eq!(
             serde_json::to_value(&told).unwrap(),
             serde_json::json!([{

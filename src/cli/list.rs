@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{Failure, Output, fetch, json, print};
-use crate::admin::api::{self, AllCounters, Flows, Services};
+use crate::admin::api::{
+    self, AddressFilter, AllCounters, FlowFilter, Flows, ServiceFilter, Services,
+};
 use crate::config::ADMIN_SOCKET;
 
 mod table;
@@ -20,6 +22,21 @@ pub(super) struct ListArgs {
     /// were dropped or refused, by reason
     #[arg(long, conflicts_with = "flows")]
     counters: bool,
+    /// Only flows of this service, or of its port of that name
+    #[arg(long, value_name = "NS/NAME[:PORT]", requires = "flows")]
+    service: Option<ServiceFilter>,
+
+    /// Only flows that this client has opened, from any port or from this one
+    #[arg(long, value_name = "ADDR[:PORT]", requires = "flows")]
+    client: Option<AddressFilter>,
+
+    /// Only flows to this real server, at any port or at this one
+    #[arg(long, value_name = "ADDR[:PORT]", requires = "flows")]
+    real_server: Option<AddressFilter>,
+
+    /// Only flows in this state, as the table names it: ESTABLISHED, SYN_RECV, UDP …
+    #[arg(long, value_name = "STATE", requires = "flows")]
+    state: Option<String>,
 
     /// Form of the output
     #[arg(
@@ -51,7 +68,14 @@ pub(super) fn run(args: &ListArgs) -> Result<(), Failure> {
             Output::Json => json(&counters)?,
         }
     } else if args.flows {
-        let flows: Flows = fetch(&args.admin_socket, api::FLOWS)?;
+        let filter = FlowFilter {
+            service: args.service.clone(),
+            client: args.client,
+            real_server: args.real_server,
+            state: args.state.clone(),
+            ..FlowFilter::default()
+        };
+        let flows: Flows = fetch(&args.admin_socket, &filter.path())?;
         match args.output {
             Output::Table => table::flows(&flows.flows, args.numeric),
             Output::Json => json(&flows)?,

@@ -14,7 +14,8 @@ use ipnet::IpNet;
 use super::values::{
     InterfaceName, ListenAddress, LogFilter, LogFormat, MasqueradeSource, Mode, PodTraffic,
     duration_or_zero, healthz_bind_address, interface_name, masquerade_source, master, memory,
-    node_name, node_port_address, positive_duration, scheduler, service_cidr, tun_address,
+    metrics_bind_address, node_name, node_port_address, positive_duration, scheduler, service_cidr,
+    tun_address,
 };
 use crate::ipvs::SchedulerKind;
 use crate::node_port::NodePortAddress;
@@ -284,6 +285,28 @@ pub struct RunArgs {
         help_heading = "Operation"
     )]
     pub(super) kube_proxy_healthz: SocketAddr,
+
+    /// Address of /metrics, /proxyMode, /configz and the status page
+    ///
+    /// ADDRESS:PORT, :PORT, or an address, whose port is then 10249; empty: no
+    /// such server. Whoever reaches it reads clients' addresses and the names of
+    /// services. If the address is taken, by kube-proxy for instance, run ends
+    /// with status 1.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:10249", value_parser = metrics_bind_address, help_heading = "Operation")]
+    pub(super) metrics_bind_address: ListenAddress,
+
+    /// Most service ports with metrics and a history of their own
+    ///
+    /// Those that come when so many are known are counted together, under the
+    /// service "_others". Each has six series, and for every address it has 2.4 KB
+    /// of history. 0: all are counted together.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1000,
+        help_heading = "Operation"
+    )]
+    pub(super) metrics_max_services: usize,
 
     /// Unix socket for the commands that ask a running proxy
     ///

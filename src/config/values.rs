@@ -26,6 +26,8 @@ pub(super) const HEALTHZ_PORT: u16 = 10256;
 /// Port of our own beside kube-proxy: none of Kubernetes' own components has it
 /// (10248 to 10260, <https://kubernetes.io/docs/reference/networking/ports-and-protocols>).
 pub(super) const FALLBACK_HEALTHZ_PORT: u16 = 10266;
+/// Port of its metrics server (ibid.).
+const METRICS_PORT: u16 = 10249;
 
 /// Name of a network interface that the kernel accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -249,6 +251,15 @@ fn masquerade_addresses(text: &str) -> Result<MasqueradeSource, String> {
 /// `[ADDRESS]:PORT`, `:PORT`, or an address whose port is the usual one.
 /// `None`, which the empty text stands for, means not to listen.
 pub(super) fn healthz_bind_address(text: &str) -> Result<ListenAddress, String> {
+    bind_address(text, HEALTHZ_PORT)
+}
+
+/// The same for the metrics server.
+pub(super) fn metrics_bind_address(text: &str) -> Result<ListenAddress, String> {
+    bind_address(text, METRICS_PORT)
+}
+
+fn bind_address(text: &str, port: u16) -> Result<ListenAddress, String> {
     if text.is_empty() {
         return Ok(ListenAddress(None));
     }
@@ -260,13 +271,15 @@ pub(super) fn healthz_bind_address(text: &str) -> Result<ListenAddress, String> 
         .and_then(|text| text.strip_suffix(']'))
         .unwrap_or(text);
     if let Ok(ip) = bare.parse::<IpAddr>() {
-        return Ok(ListenAddress(Some(SocketAddr::new(ip, HEALTHZ_PORT))));
+        return Ok(ListenAddress(Some(SocketAddr::new(ip, port))));
     }
     if let Some(Ok(port)) = text.strip_prefix(':').map(str::parse) {
         let any = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
         return Ok(ListenAddress(Some(SocketAddr::new(any, port))));
     }
-    Err("is no address to listen on; one looks like 0.0.0.0:10256, [::]:10256 or :10256".to_owned())
+    Err(format!(
+        "is no address to listen on; one looks like 0.0.0.0:{port}, [::]:{port} or :{port}"
+    ))
 }
 
 /// Where to listen, if at all.

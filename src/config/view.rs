@@ -40,6 +40,9 @@ impl Config {
         set("nodeport-addresses", texts(&self.node_port_addresses));
         let healthz = ListenAddress(self.healthz_bind_address);
         set("healthz-bind-address", json!(healthz.to_string()));
+        let metrics = ListenAddress(self.metrics_bind_address);
+        set("metrics-bind-address", json!(metrics.to_string()));
+        set("metrics-max-services", json!(self.metrics_max_services));
         set("admin-socket", json!(self.admin_socket));
         set("drain-timeout", time(self.drain_timeout));
         let format = match self.log_format {

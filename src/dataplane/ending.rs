@@ -40,6 +40,25 @@ pub enum Ending {
 }
 
 impl Ending {
+    /// All of them; `ending as usize` is the index.
+    pub const ALL: [Self; 15] = [
+        Self::Closed,
+        Self::ClientReset,
+        Self::ServerReset,
+        Self::HandshakeTimeout,
+        Self::ClientTimeout,
+        Self::ServerTimeout,
+        Self::Idle,
+        Self::ClosingTimeout,
+        Self::Replaced,
+        Self::EndpointRemoved,
+        Self::ConnectRefused,
+        Self::ConnectTimeout,
+        Self::Abandoned,
+        Self::Fault,
+        Self::Stopped,
+    ];
+
     /// The name as logs print it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -71,4 +90,16 @@ pub struct TcpTimeouts {
     /// Ends a flow whose two directions are finished while the client does not
     /// acknowledge the end.
     pub closing: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_in_the_order_of_declaration() {
+        for (at, ending) in Ending::ALL.iter().enumerate() {
+            assert_eq!(*ending as usize, at);
+        }
+    }
 }

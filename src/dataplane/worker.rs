@@ -38,6 +38,7 @@ use crate::netstack::{RingPool, Stack, StackConfig};
 use crate::packet::{ErrorLimiter, ErrorLimits, FragmentLimits, FragmentStore};
 use crate::tun::{MAX_FRAME_LEN, Queue};
 
+mod account;
 mod flow;
 mod receive;
 mod tcp;
@@ -76,6 +77,8 @@ pub(super) struct Worker {
     dirty: Vec<FlowId>,
     /// UDP flows that have been answered, the longest ago first.
     answered: VecDeque<FlowId>,
+    /// Flows with bytes that their real servers do not count yet.
+    unaccounted: Vec<FlowId>,
     stack: Stack,
     sink: TunSink,
     rings: RingPool,
@@ -142,6 +145,7 @@ impl Worker {
             timers: Timers::default(),
             dirty: Vec::new(),
             answered: VecDeque::new(),
+            unaccounted: Vec::new(),
             rings: RingPool::new(keep),
             half_open: HalfOpen::default(),
             local: LocalAddresses::default(),
@@ -169,12 +173,16 @@ impl Worker {
             .register(&mut SourceFd(&queue), QUEUE, Interest::READABLE)?;
         let mut events = Events::with_capacity(EVENTS);
         loop {
-            match self.poll.poll(&mut events, self.timeout()) {
+            let timeout = self.timeout();
+            // From the last look at the clock after a wait to here it was at work.
+            self.stats.busy(self.now.elapsed());
+            let waited = self.poll.poll(&mut events, timeout);
+            self.now = Instant::now();
+            match waited {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             }
-            self.now = Instant::now();
             for event in &events {
                 match event.token() {
                     QUEUE => self.queue_ready = true,
@@ -210,7 +218,7 @@ impl Worker {
     }
 
     fn has_chores(&self) -> bool {
-        !self.fragments.is_empty() || self.flows.has_time_wait()
+        !self.fragments.is_empty() || self.flows.has_time_wait() || !self.unaccounted.is_empty()
     }
 
     fn read_queue(&mut self) -> io::Result<()> {
@@ -300,6 +308,7 @@ impl Worker {
         if self.has_chores() && self.now >= self.housekept + HOUSEKEEPING {
             self.housekept = self.now;
             self.flows.expire_time_wait(self.now);
+            self.account_all();
             for _ in 0..self.fragments.expire(self.now) {
                 self.stats.dropped(DropReason::FragmentTimeout);
             }
@@ -396,7 +405,7 @@ impl Worker {
         if let Some(owners) = &self.shared.owners {
             owners.of.insert(key, self.index);
         }
-        add(&self.stats.opened);
+        self.stats.opened(key.protocol);
         let started = self.now;
         let flows = &mut self.flows;
         self.timers.tidy(flows.len(), |id| flows.get(id).is_none());
@@ -412,6 +421,8 @@ impl Worker {
             held: 0,
             half_open: false,
             dirty: false,
+            accounted: (0, 0),
+            unaccounted: false,
             armed: None,
         })
     }
@@ -428,7 +439,7 @@ impl Worker {
             }
             Kind::Tcp(_) | Kind::Dialing(_) | Kind::Udp(_) => None,
         };
-        let Some(flow) = self.flows.remove(id, key, time_wait) else {
+        let Some(mut flow) = self.flows.remove(id, key, time_wait) else {
             return;
         };
         self.shared.flows.fetch_sub(1, Ordering::Relaxed);
@@ -442,10 +453,8 @@ impl Worker {
             self.half_open.leave(key.client.ip());
         }
         let record = flow.record(ending, self.now);
-        if let Some(connection) = &flow.connection {
-            connection.real_server().add_bytes_in(record.bytes_in);
-            connection.real_server().add_bytes_out(record.bytes_out);
-        }
+        flow.account();
+        self.stats.ended(ending, record.duration);
         let logged = flow.server.access_log.unwrap_or(self.config.access_log);
         if logged && self.log.try_send(record).is_err() {
             add(&self.stats.unlogged);

@@ -44,6 +44,7 @@ pub struct ProxyOptions {
     source: Source,
     service_cidrs: Vec<IpNet>,
     healthz: SocketAddr,
+    metrics: SocketAddr,
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
     admin_socket: Option<PathBuf>,
@@ -76,6 +77,7 @@ impl ProxyOptions {
             source,
             service_cidrs: service_cidrs.to_vec(),
             healthz: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 10256),
+            metrics: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 10249),
             arguments: Vec::new(),
             environment: Vec::new(),
             admin_socket: None,
@@ -87,6 +89,12 @@ impl ProxyOptions {
     /// Where it tells its health; 127.0.0.1:10256 unless said otherwise.
     pub fn healthz(mut self, address: SocketAddr) -> Self {
         self.healthz = address;
+        self
+    }
+
+    /// Where it tells its metrics; 127.0.0.1:10249 unless said otherwise.
+    pub fn metrics(mut self, address: SocketAddr) -> Self {
+        self.metrics = address;
         self
     }
 
@@ -130,6 +138,7 @@ pub struct ProxyProcess {
     namespace: Namespace,
     binary: PathBuf,
     healthz: SocketAddr,
+    metrics: SocketAddr,
     admin_socket: PathBuf,
     pid: Pid,
     shared: Arc<Shared>,
@@ -193,6 +202,7 @@ impl ProxyProcess {
             namespace: node.clone(),
             binary: binary.to_owned(),
             healthz: options.healthz,
+            metrics: options.metrics,
             admin_socket,
             pid,
             shared,
@@ -244,6 +254,11 @@ impl ProxyProcess {
     /// Where it tells its health.
     pub fn healthz(&self) -> SocketAddr {
         self.healthz
+    }
+
+    /// Where it tells its metrics.
+    pub fn metrics(&self) -> SocketAddr {
+        self.metrics
     }
 
     /// What it logged so far.
@@ -362,6 +377,7 @@ fn command_of(
     command
         .args(["--hostname-override", node.name()])
         .args(["--healthz-bind-address", &options.healthz.to_string()])
+        .args(["--metrics-bind-address", &options.metrics.to_string()])
         .arg("--admin-socket")
         .arg(admin_socket)
         .args(&options.arguments)

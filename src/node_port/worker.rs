@@ -32,6 +32,7 @@ use crate::dataplane::{
 use crate::ipvs::{DropReason, EchoVerdict, Protocol, RejectReason, Verdict, VirtualServer};
 use crate::packet::Unreachable;
 
+mod account;
 mod listeners;
 mod tcp;
 mod udp;
@@ -87,6 +88,7 @@ pub(super) struct Worker {
     flows: FlowTable<Flow>,
     timers: Timers,
     dirty: Vec<FlowId>,
+    account: account::Account,
     pipes: Pipes,
     dialer: Dialer,
     own: OwnAddresses,
@@ -121,6 +123,7 @@ impl Worker {
             flows: FlowTable::default(),
             timers: Timers::default(),
             dirty: Vec::new(),
+            account: account::Account::default(),
             pipes: Pipes::default(),
             own: OwnAddresses::default(),
             unreachables: Unreachables::new(),
@@ -136,12 +139,14 @@ impl Worker {
     pub(super) fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
         loop {
-            match self.poll.poll(&mut events, self.timeout()) {
+            let timeout = self.timeout();
+            let waited = self.poll.poll(&mut events, timeout);
+            self.now = Instant::now();
+            match waited {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             }
-            self.now = Instant::now();
             for event in &events {
                 if event.token() == MAILBOX {
                     if self.read_mailbox() == Mail::Stop {
@@ -159,6 +164,7 @@ impl Worker {
                 self.take_from(number);
             }
             self.look_after_timers();
+            self.account_when_due();
             for id in std::mem::take(&mut self.dirty) {
                 self.turn_of(id);
             }
@@ -170,7 +176,7 @@ impl Worker {
         if !self.ready.is_empty() || !self.dirty.is_empty() {
             return Some(Duration::ZERO);
         }
-        let next = [self.timers.next(), self.next_wait()]
+        let next = [self.timers.next(), self.next_wait(), self.account.due()]
             .into_iter()
             .flatten()
             .min()?;
@@ -395,7 +401,7 @@ impl Worker {
         if key.protocol == Protocol::Tcp {
             self.shared.tcp_flows.fetch_add(1, Ordering::Relaxed);
         }
-        add(&self.stats.opened);
+        self.stats.opened(key.protocol);
         let started = self.now;
         self.flows.insert(key, |_| Flow {
             key,
@@ -409,6 +415,8 @@ impl Worker {
             source: None,
             held: 0,
             dirty: false,
+            accounted: (0, 0),
+            unaccounted: false,
             armed: None,
         })
     }
@@ -418,7 +426,7 @@ impl Worker {
         let Some(key) = self.flows.get_mut(id).map(|flow| flow.key) else {
             return;
         };
-        let Some(flow) = self.flows.remove(id, key, None) else {
+        let Some(mut flow) = self.flows.remove(id, key, None) else {
             return;
         };
         self.shared.flows.fetch_sub(1, Ordering::Relaxed);
@@ -427,10 +435,8 @@ impl Worker {
         }
         self.shared.account(flow.held, 0);
         let record = flow.record(ending, self.now);
-        if let Some(connection) = &flow.connection {
-            connection.real_server().add_bytes_in(record.bytes_in);
-            connection.real_server().add_bytes_out(record.bytes_out);
-        }
+        flow.account();
+        self.stats.ended(ending, record.duration);
         let logged = flow.server.access_log.unwrap_or(self.config.access_log);
         if logged && self.log.try_send(record).is_err() {
             add(&self.stats.unlogged);
@@ -443,7 +449,8 @@ impl Worker {
             return;
         };
         if let Some(connection) = &flow.connection {
-            connection.real_server().attempt_failed();
+            self.stats.attempt_failed(error);
+            flow.server.attempt_failed(connection.real_server());
             tracing::debug!(
                 service = %flow.server.service,
                 real_server = %connection.real_server().address,

@@ -179,6 +179,11 @@ pub enum Object {
 }
 
 impl Object {
+    /// Its kind.
+    pub fn kind(&self) -> ObjectKind {
+        self.kind_and_name().0
+    }
+
     /// Names the object.
     pub fn key(&self) -> ObjectKey {
         let (kind, name) = self.kind_and_name();

@@ -55,6 +55,7 @@ mod follow;
 mod machine;
 mod objects;
 mod permissions;
+mod requests;
 mod resource;
 mod slim;
 mod version;
@@ -64,6 +65,7 @@ pub use backoff::Timing;
 pub use connection::{Access, AccessError, Connection};
 pub use facts::{NetworkPolicies, ServiceCidrs};
 pub use permissions::{Permission, permissions, version};
+pub use requests::{BUCKETS_MS as REQUEST_BUCKETS_MS, RequestCounts, Requests};
 
 /// What of a cluster is followed, and for whom.
 #[derive(Debug)]

@@ -1,10 +1,10 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
-use crate::admin::api::{Outcome, Protocol, RealServer};
+use crate::admin::api::{Flow, History, Outcome, Protocol, RealServer};
 use crate::admin::client::{AskError, ask, put};
 
-struct Fixed;
+pub(in crate::admin) struct Fixed;
 
 impl View for Fixed {
     fn counters(&self) -> AllCounters {
@@ -13,7 +13,7 @@ impl View for Fixed {
         counters
     }
 
-    fn services(&self) -> Vec<VirtualServer> {
+    fn services(&self, detail: Detail) -> Vec<VirtualServer> {
         vec![VirtualServer {
             protocol: "TCP".to_owned(),
             address: "10.0.0.3:443".parse().unwrap(),
@@ -32,12 +32,15 @@ impl View for Fixed {
                 failed_attempts: 2,
                 bytes_to_real_server: 1 << 40,
                 bytes_to_client: 3,
+                rates: None,
             }],
+            rates: None,
+            history: detail.history.then(History::default),
         }]
     }
 
-    async fn flows(&self) -> Vec<Flow> {
-        vec![Flow {
+    async fn flows(&self, filter: &FlowFilter) -> Flows {
+        let flows = vec![Flow {
             protocol: "UDP".to_owned(),
             state: "UDP".to_owned(),
             expires_seconds: Some(299),
@@ -49,7 +52,18 @@ impl View for Fixed {
             bytes_to_real_server: 40,
             bytes_to_client: 65_507,
             service: "kube-system/kube-dns:dns".to_owned(),
-        }]
+        }];
+        // What arrived of the question.
+        let matching = filter.limit.unwrap_or(1);
+        Flows { flows, matching }
+    }
+
+    fn status(&self, _: Detail) -> Status {
+        Status::default()
+    }
+
+    fn measurements(&self) -> Measurements {
+        crate::admin::metrics::example()
     }
 
     fn explain(&self, question: &Question) -> Explanation {
@@ -70,7 +84,7 @@ impl View for Fixed {
         }
     }
 
-    fn configz(&self) -> serde_json::Value {
+    fn configz(&self) -> Value {
         serde_json::json!({"kind": "TunProxyConfiguration", "workers": 2})
     }
 
@@ -99,11 +113,19 @@ async fn what_is_told_arrives_whole() {
     let server = tokio::spawn(socket.serve(Arc::new(Fixed)));
 
     let services: Services = ask(&path, SERVICES).await.unwrap();
-    assert_eq!(services.virtual_servers, Fixed.services());
+    assert_eq!(services.virtual_servers, Fixed.services(Detail::default()));
     let counters: AllCounters = ask(&path, COUNTERS).await.unwrap();
     assert_eq!(counters, Fixed.counters());
     let flows: Flows = ask(&path, FLOWS).await.unwrap();
-    assert_eq!(flows.flows, Fixed.flows().await);
+    assert_eq!(flows, Fixed.flows(&FlowFilter::default()).await);
+    let filter = FlowFilter {
+        limit: Some(9),
+        ..FlowFilter::default()
+    };
+    let flows: Flows = ask(&path, &filter.path()).await.unwrap();
+    assert_eq!(flows.matching, 9);
+    let status: Status = ask(&path, STATUS).await.unwrap();
+    assert_eq!(status, Status::default());
     for (address, protocol, from) in [
         ("10.0.0.3:80", Protocol::Tcp, None),
         (
@@ -212,7 +234,7 @@ async fn the_configuration_is_shown_and_the_log_can_be_changed() {
     let socket = AdminSocket::bind(&path).unwrap();
     let server = tokio::spawn(socket.serve(Arc::new(Fixed)));
 
-    let shown: serde_json::Value = ask(&path, CONFIGZ).await.unwrap();
+    let shown: Value = ask(&path, CONFIGZ).await.unwrap();
     assert_eq!(shown, Fixed.configz());
     let level = |directives: &str| LogLevel {
         directives: directives.to_owned(),

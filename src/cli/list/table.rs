@@ -150,6 +150,7 @@ mod tests {
             failed_attempts: 0,
             bytes_to_real_server: 0,
             bytes_to_client: 0,
+            rates: None,
         }
     }
 
@@ -169,6 +170,8 @@ mod tests {
             scheduler: "rr".to_owned(),
             persistence_seconds,
             real_servers,
+            rates: None,
+            history: None,
         }
     }
 

@@ -224,7 +224,8 @@ impl Worker {
         dial.unreachable |= unreachable;
         dial.refused |= !unreachable && error.kind() != io::ErrorKind::TimedOut;
         if let Some(connection) = &flow.connection {
-            connection.real_server().attempt_failed();
+            self.stats.attempt_failed(error);
+            flow.server.attempt_failed(connection.real_server());
             tracing::debug!(
                 service = %flow.server.service,
                 real_server = %connection.real_server().address,
@@ -328,7 +329,9 @@ impl Worker {
             return;
         };
         flow.source = socket.local_address();
-        flow.dial_time = Some(now.saturating_duration_since(flow.started));
+        let dial_time = now.saturating_duration_since(flow.started);
+        self.stats.dialed(dial_time);
+        flow.dial_time = Some(dial_time);
         if let Some(connection) = &mut flow.connection {
             connection.established();
             flow.server.connected(flow.key.client.ip(), connection, now);
@@ -458,13 +461,15 @@ impl Worker {
         {
             connection.closing();
         }
-        match progress {
-            Progress::Ended(ending) => self.finish(id, ending),
-            Progress::More => self.mark(id),
-            Progress::Waiting => {
-                let at = tcp.deadline(&mut self.stack, &timeouts, now);
-                self.arm(id, at);
-            }
+        let deadline = match progress {
+            Progress::Waiting => Some(tcp.deadline(&mut self.stack, &timeouts, now)),
+            Progress::Ended(ending) => return self.finish(id, ending),
+            Progress::More => None,
+        };
+        self.notice_bytes(id);
+        match deadline {
+            Some(at) => self.arm(id, at),
+            None => self.mark(id),
         }
     }
 

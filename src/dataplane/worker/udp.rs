@@ -116,7 +116,8 @@ impl Worker {
                 Err(error) => {
                     failed += 1;
                     add(&self.stats.failovers);
-                    connection.real_server().attempt_failed();
+                    self.stats.attempt_failed(&error);
+                    server.attempt_failed(connection.real_server());
                     tracing::debug!(
                         service = %server.service, real_server = %to, client = %key.client, %error,
                         "no socket to a real server"
@@ -182,6 +183,7 @@ impl Worker {
                 self.discard(DropReason::QueueFull);
             }
         }
+        self.notice_bytes(id);
     }
 
     fn refuse_datagram(&mut self, packet: &IpPacket<'_>, verdict: &Verdict) {
@@ -214,9 +216,10 @@ impl Worker {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // Nothing more, or an error that the next datagram meets again.
-                Err(_) => return,
+                Err(_) => return self.notice_bytes(id),
             }
         }
+        self.notice_bytes(id);
         // The budget is spent, and epoll tells only of what is new.
         self.udp_again(id);
     }

@@ -298,7 +298,9 @@ impl Worker {
             return;
         };
         flow.source = socket.local_address();
-        flow.dial_time = Some(now.saturating_duration_since(flow.started));
+        let dial_time = now.saturating_duration_since(flow.started);
+        self.stats.dialed(dial_time);
+        flow.dial_time = Some(dial_time);
         if let Some(connection) = &mut flow.connection {
             connection.established();
             flow.server.connected(flow.key.client.ip(), connection, now);
@@ -333,6 +335,7 @@ impl Worker {
             connection.closing();
         }
         let deadline = relay.deadline(&timeouts);
+        self.notice_bytes(id);
         match progress {
             Progress::Ended(ending) => self.finish(id, ending),
             Progress::More => self.mark(id),

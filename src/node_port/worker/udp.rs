@@ -98,6 +98,7 @@ impl Worker {
                 self.discard(DropReason::QueueFull);
             }
         }
+        self.notice_bytes(id);
     }
 
     /// An ICMP error of the real server has come back.
@@ -156,7 +157,8 @@ impl Worker {
                 }
                 Err(error) => {
                     add(&self.stats.failovers);
-                    connection.real_server().attempt_failed();
+                    self.stats.attempt_failed(&error);
+                    server.attempt_failed(connection.real_server());
                     tracing::debug!(
                         service = %server.service, real_server = %to, client = %key.client, %error,
                         "no socket to a real server"
@@ -206,6 +208,7 @@ impl Worker {
         let mut datagram = std::mem::take(&mut self.datagram);
         let drained = self.pass_to_client(id, &mut datagram);
         self.datagram = datagram;
+        self.notice_bytes(id);
         if !drained {
             // The budget is spent, and epoll tells only of what is new.
             self.mark(id);
