@@ -159,6 +159,7 @@ impl TryFrom<RunArgs> for Config {
     /// Checks what concerns several options and fills in what the machine
     /// decides: its name, its CPUs.
     fn try_from(args: RunArgs) -> Result<Self, ConfigError> {
+        let fixed = !args.service_cidr.is_empty();
         Ok(Self {
             source: source(args.manifests, args.kubeconfig, args.master)?,
             node_name: args.hostname_override.map_or_else(host_name, Ok)?,
@@ -188,7 +189,7 @@ impl TryFrom<RunArgs> for Config {
                 Some(address) => address.0,
                 None => Some(default_healthz(args.mode)),
             },
-            fixed_routes: args.fixed_routes,
+            fixed_routes: fixed_routes(args.fixed_routes, args.mode, fixed)?,
             mode: args.mode,
             kube_proxy_healthz: args.kube_proxy_healthz,
             metrics_bind_address: args.metrics_bind_address.0,
@@ -244,6 +245,14 @@ fn service_cidrs(mut cidrs: Vec<IpNet>) -> Result<Vec<IpNet>, ConfigError> {
         }
     }
     Ok(cidrs)
+}
+
+fn fixed_routes(asked: bool, mode: Mode, any: bool) -> Result<bool, ConfigError> {
+    match (asked, mode) {
+        (true, Mode::Fallback) => Err(ConfigError::FixedRoutesFallBack),
+        (true, Mode::Always) if !any => Err(ConfigError::FixedRoutesOfNothing),
+        (asked, Mode::Always | Mode::Fallback) => Ok(asked),
+    }
 }
 
 fn tun_addresses(addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, ConfigError> {

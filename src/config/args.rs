@@ -88,8 +88,12 @@ pub struct RunArgs {
     /// CAP_NET_ADMIN is given up once the device is set up.
     #[arg(
         long,
-        requires = "service_cidr",
-        conflicts_with = "mode",
+        value_name = "BOOL",
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true",
         help_heading = "Cluster"
     )]
     pub(super) fixed_routes: bool,

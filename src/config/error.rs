@@ -38,6 +38,14 @@ pub enum ConfigError {
         /// The other.
         second: IpNet,
     },
+    /// Fixed routes with nothing to route.
+    #[error("--fixed-routes needs --service-cidr, whose routes they are")]
+    FixedRoutesOfNothing,
+    /// Fixed routes that were to come and go.
+    #[error(
+        "--fixed-routes and --mode fallback contradict each other: that sets and removes routes"
+    )]
+    FixedRoutesFallBack,
     /// A second address of a family.
     #[error("--tun-address '{first},{second}': at most one IPv4 and one IPv6 address")]
     TunAddressTwice {
@@ -73,6 +81,7 @@ impl ConfigError {
         match self {
             Self::Source { flag, .. } => Some(flag),
             Self::ServiceCidrOverlap { .. } => Some("--service-cidr"),
+            Self::FixedRoutesOfNothing | Self::FixedRoutesFallBack => Some("--fixed-routes"),
             Self::TunAddressTwice { .. } => Some("--tun-address"),
             Self::AdminSocketPath { .. } => Some("--admin-socket"),
             Self::File { .. } | Self::HostName { .. } => None,

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::file::{API_VERSION, KIND, field_of};
-use super::{Config, FlowConfig, LogFormat, MasqueradeSource, PodTraffic, Source, TunConfig};
+use super::{Config, FlowConfig, LogFormat, MasqueradeSource, Mode, PodTraffic, Source, TunConfig};
 use super::{duration, values::ListenAddress};
 
 impl Config {
@@ -38,6 +38,13 @@ impl Config {
         set("workers", json!(workers));
         self.flows.settings(&mut set);
         set("nodeport-addresses", texts(&self.node_port_addresses));
+        set("fixed-routes", json!(self.fixed_routes));
+        let mode = match self.mode {
+            Mode::Always => "always",
+            Mode::Fallback => "fallback",
+        };
+        set("mode", json!(mode));
+        set("kube-proxy-healthz", json!(self.kube_proxy_healthz));
         let healthz = ListenAddress(self.healthz_bind_address);
         set("healthz-bind-address", json!(healthz.to_string()));
         let metrics = ListenAddress(self.metrics_bind_address);

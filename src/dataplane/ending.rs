@@ -41,7 +41,7 @@ pub enum Ending {
 
 impl Ending {
     /// All of them; `ending as usize` is the index.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Closed,
         Self::ClientReset,
         Self::ServerReset,
@@ -52,6 +52,7 @@ impl Ending {
         Self::ClosingTimeout,
         Self::Replaced,
         Self::EndpointRemoved,
+        Self::Displaced,
         Self::ConnectRefused,
         Self::ConnectTimeout,
         Self::Abandoned,

@@ -27,7 +27,10 @@ async fn kube_proxys_paths() {
     assert_eq!((parts.status, &body[..]), (StatusCode::OK, &b"tun"[..]));
     let (parts, body) = get("/configz").await;
     assert_eq!(header(&parts, "content-type"), "application/json");
-    assert_eq!(&body[..], br#"{"kind":"TunProxyConfiguration","workers":2}"#);
+    assert_eq!(
+        &body[..],
+        br#"{"kind":"TunProxyConfiguration","workers":2}"#
+    );
     let (parts, body) = get("/metrics").await;
     assert_eq!(header(&parts, "content-type"), metrics::CONTENT_TYPE);
     assert!(body.ends_with(b"# EOF\n"));

@@ -321,8 +321,7 @@ fn every_field_of_kube_proxy_leads_to_a_flag_that_is_there() {
             let known = command
                 .get_arguments()
                 .any(|arg| arg.get_long() == Some(flag));
-            // The metrics server is what this configuration waits for.
-            assert!(known || flag == "metrics-bind-address", "{flag}");
+            assert!(known, "{flag}");
         }
     }
 }
