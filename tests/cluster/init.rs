@@ -179,7 +179,10 @@ fn without_capabilities() -> Result<(), Failed> {
     assert!(proxy_says(&place, "without CAP_NET_ADMIN"));
 
     // Another on the same device would take some of its packets.
-    let other = place.options().healthz(([127, 0, 0, 1], 20_256).into());
+    let other = place
+        .options()
+        .healthz(([127, 0, 0, 1], 20_256).into())
+        .argument("--metrics-bind-address=");
     let socket = place.directory.path().join("other.sock");
     fs::set_permissions(place.directory.path(), fs::Permissions::from_mode(0o777))?;
     let node = place.world.node().namespace();
