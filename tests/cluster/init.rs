@@ -183,7 +183,10 @@ fn without_capabilities() -> Result<(), Failed> {
     let socket = place.directory.path().join("other.sock");
     fs::set_permissions(place.directory.path(), fs::Permissions::from_mode(0o777))?;
     let node = place.world.node().namespace();
-    let second = ProxyProcess::spawn(node, Path::new(BINARY), &other.admin_socket(&socket))?;
+    let other = other
+        .admin_socket(&socket)
+        .metrics(([127, 0, 0, 1], 20_249).into());
+    let second = ProxyProcess::spawn(node, Path::new(BINARY), &other)?;
     let status = second.wait(LIMIT).ok_or("the second runs")?;
     assert_eq!(status.code(), Some(3), "{}", second.log());
 
@@ -337,7 +340,7 @@ fn drops() -> Result<(), Failed> {
             ("kube-tun-proxy", NONE),
             ("worker-", NONE),
             ("access-log", ""),
-            ("node-port-", BIND),
+            ("node-port-", control),
             ("control", control),
         ] {
             // There is one for the workers and one for the node ports.
