@@ -47,6 +47,7 @@ mod worker;
 
 pub use addresses::{NodeAddresses, NodePortAddress};
 pub use handle::NodePorts;
+pub use unreachable::RawSockets;
 pub use watch::AddressWatch;
 
 /// Settings of the node ports.

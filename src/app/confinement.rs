@@ -2,7 +2,7 @@
 //!
 //! | thread | keeps | for |
 //! | --- | --- | --- |
-//! | main | nothing, once the device is set up and the workers are started | |
+//! | main | nothing, once the device is set up and the workers are started; CAP_NET_RAW until then | to open the raw sockets of ICMP errors |
 //! | control, and those that wait for files | CAP_NET_ADMIN | routes that change, unless `--fixed-routes` |
 //! | | CAP_NET_BIND_SERVICE | health check node ports below 1024 |
 //! | | CAP_DAC_READ_SEARCH | a source that only so can be read |
@@ -39,7 +39,9 @@ impl Confinement {
         if needs_reading(&config.source) {
             control.push(Capability::DacReadSearch);
         }
-        let start = [Capability::NetAdmin].iter().chain(&control);
+        // What is opened with CAP_NET_RAW serves without it.
+        let start = [Capability::NetAdmin, Capability::NetRaw];
+        let start = start.iter().chain(&control);
         Self {
             start: start.copied().collect(),
             control: control.into_iter().collect(),

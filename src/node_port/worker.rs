@@ -24,7 +24,7 @@ use super::own_addresses::OwnAddresses;
 use super::pipe::Pipes;
 use super::relay::{Readiness, Side};
 use super::token::{MAILBOX, Owner};
-use super::unreachable::{Told, Unreachables};
+use super::unreachable::{RawSockets, Told, Unreachables};
 use crate::dataplane::{
     DataplaneConfig, Dialer, Ending, FlowId, FlowKey, FlowRecord, FlowTable, FlowView, Shared,
     Sweep, Timers, WorkerStats, add,
@@ -67,6 +67,7 @@ pub(super) struct Parts {
     pub(super) mailbox: Receiver<Message>,
     pub(super) sweep: Arc<Sweep>,
     pub(super) log: SyncSender<FlowRecord>,
+    pub(super) raw: Arc<RawSockets>,
 }
 
 pub(super) struct Worker {
@@ -126,7 +127,7 @@ impl Worker {
             account: account::Account::default(),
             pipes: Pipes::default(),
             own: OwnAddresses::default(),
-            unreachables: Unreachables::new(),
+            unreachables: Unreachables::new(parts.raw),
             datagram: vec![0; udp::MAX_PAYLOAD].into_boxed_slice(),
             now: Instant::now(),
         }
