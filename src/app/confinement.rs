@@ -8,6 +8,7 @@
 //! | | CAP_DAC_READ_SEARCH | a source that only so can be read |
 //! | `worker-N`, access log | nothing | |
 //! | `node-port-N` | CAP_NET_BIND_SERVICE | node ports below 1024 |
+//! | | CAP_NET_ADMIN | the socket filter of policy Local, which some kernels refuse without (seen with 6.18), unless `--fixed-routes` |
 //!
 //! No program that is started gains any (no_new_privs).
 
@@ -32,10 +33,11 @@ pub struct Confinement {
 impl Confinement {
     /// What a proxy of this configuration needs.
     pub fn of(config: &Config) -> Self {
-        let mut control = vec![Capability::NetBindService];
+        let mut node_ports = vec![Capability::NetBindService];
         if !config.fixed_routes {
-            control.push(Capability::NetAdmin);
+            node_ports.push(Capability::NetAdmin);
         }
+        let mut control = node_ports.clone();
         if needs_reading(&config.source) {
             control.push(Capability::DacReadSearch);
         }
@@ -45,7 +47,7 @@ impl Confinement {
         Self {
             start: start.copied().collect(),
             control: control.into_iter().collect(),
-            node_ports: [Capability::NetBindService].into_iter().collect(),
+            node_ports: node_ports.into_iter().collect(),
         }
     }
 
