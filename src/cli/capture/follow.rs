@@ -73,7 +73,7 @@ impl Question {
         if self.tun.is_none() {
             let configuration: Value = self.ask(CONFIGZ).await?;
             let name = configuration
-                .pointer("/kube-tun-proxy/tun-name")
+                .pointer("/tunName")
                 .and_then(Value::as_str)
                 .ok_or_else(|| Failure {
                     status: Status::Failed,
