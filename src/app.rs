@@ -25,7 +25,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::admin::health::{self, Family, Health};
-use crate::admin::readiness::{Blocker, Readiness};
+use crate::admin::readiness::{Blocker, Readiness, STOPPING};
 use crate::admin::socket::AdminSocket;
 use crate::config::{Config, PodTraffic, Source};
 use crate::dataplane::Dataplane;
@@ -276,7 +276,7 @@ impl App {
             never = announced => match never {},
         };
         notify(NotifyState::Stopping);
-        let _stopping = self.readiness.block("stopping");
+        let _stopping = self.readiness.block(STOPPING);
         let result = match stopped {
             Ok(signal) => {
                 info!(signal, timeout = ?self.config.drain_timeout, "stopping, flows drain");
@@ -295,9 +295,13 @@ impl App {
     /// Takes no new flows and waits for those that run, as long as configured
     /// or until the next signal.
     async fn drain(&mut self, signals: &mut Signals) -> Result<(), AppError> {
+        // A load balancer is told at once, by the kernel's refusal. Whom the kernel has
+        // accepted before is a flow yet.
+        self.node_ports.drain();
+        self.node_ports.settled().await;
         self.table.set_draining(true);
-        // A load balancer is told at once, by the kernel's refusal.
-        self.node_ports.set_open(false);
+        self.dataplane.drain();
+        self.node_ports.hasten();
         let drained = timeout(self.config.drain_timeout, self.dataplane.drained());
         tokio::select! {
             drained = drained => {
@@ -312,6 +316,7 @@ impl App {
             }
             ended = self.tasks.join_next() => Err(why_ended(ended)),
             reason = self.dataplane.failed() => Err(AppError::Worker { reason }),
+            reason = self.node_ports.failed() => Err(AppError::Worker { reason }),
         }
     }
 }

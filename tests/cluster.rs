@@ -14,6 +14,8 @@ use libtest_mimic::{Arguments, Trial};
 mod closing;
 #[path = "cluster/demo.rs"]
 mod demo;
+#[path = "cluster/drain.rs"]
+mod drain;
 #[path = "cluster/failover.rs"]
 mod failover;
 #[path = "cluster/icmp.rs"]
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
     let trials: Vec<Trial> = [
         closing::trials(),
         demo::trials(),
+        drain::trials(),
         failover::trials(),
         icmp::trials(),
         lab_itself::trials(),

@@ -83,6 +83,11 @@ impl Health {
         });
     }
 
+    /// Whether new connections are taken: the proxy does not end.
+    pub fn is_eligible(&self) -> bool {
+        !self.readiness.is_stopping()
+    }
+
     /// Whether no change waits for longer than [`HEALTH_TIMEOUT`].
     pub fn is_healthy(&self, now: Instant) -> bool {
         let families = self.families.lock().unwrap_or_else(PoisonError::into_inner);
@@ -173,13 +178,14 @@ fn router(health: Health) -> Router {
         .with_state(health)
 }
 
-/// The node counts as eligible: whether it is about to be deleted is told by a
-/// Node object of a cluster, and kube-proxy too says yes until it has seen one.
+/// The node counts as eligible for new connections unless the proxy ends, as for
+/// kube-proxy while the node is about to be deleted (KEP-3836): load balancers then
+/// leave it, while `/livez` says that nothing has to be restarted.
 fn healthz(State(health): State<Health>) -> Ready<Response> {
     ready(answer(&health.report(
         Instant::now(),
         SystemTime::now(),
-        Some(true),
+        Some(health.is_eligible()),
     )))
 }
 

@@ -53,7 +53,7 @@ impl Exposure {
             self.addresses_changed();
         }
         if complete {
-            self.node_ports.set_open(true);
+            self.node_ports.open();
         }
     }
 

@@ -95,8 +95,8 @@ impl Dataplane {
             config,
             stats: stats.clone(),
             flows: AtomicUsize::new(0),
-            tcp_flows: AtomicUsize::new(0),
             memory: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
             owners,
         });
         let (log, log_thread) = access_log::start().map_err(|source| StartError::Thread {
@@ -193,10 +193,16 @@ impl Dataplane {
         counters
     }
 
-    /// Returns when no TCP flow is left. New ones are kept out by
-    /// [`crate::ipvs::Table::set_draining`].
+    /// The process ends: from now on a UDP flow is over after 5 s of silence. New flows
+    /// are kept out by [`crate::ipvs::Table::set_draining`].
+    pub fn drain(&self) {
+        self.shared.draining.store(true, Ordering::Relaxed);
+        self.tell(|| Message::Drain);
+    }
+
+    /// Returns when no flow is left, those of the node ports included.
     pub async fn drained(&self) {
-        while self.shared.tcp_flows.load(Ordering::Relaxed) > 0 {
+        while self.shared.flows.load(Ordering::Relaxed) > 0 {
             tokio::time::sleep(DRAIN_POLL).await;
         }
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
+use std::time::Duration;
 
 use dashmap::DashMap;
 
@@ -21,10 +22,10 @@ pub(crate) struct Shared {
     pub(crate) stats: Vec<Arc<WorkerStats>>,
     /// Flows open now, of all protocols.
     pub(crate) flows: AtomicUsize,
-    /// TCP flows among them, those being opened included.
-    pub(crate) tcp_flows: AtomicUsize,
     /// Bytes of memory behind buffers, at most.
     pub(crate) memory: AtomicUsize,
+    /// The process ends: see [`Shared::udp_timeout`].
+    pub(crate) draining: AtomicBool,
     pub(crate) owners: Option<Owners>,
 }
 
@@ -37,7 +38,21 @@ pub(crate) struct Owners {
     pub(crate) mailboxes: Vec<(SyncSender<Message>, Arc<mio::Waker>)>,
 }
 
+/// While the process ends, a UDP flow is over after this much silence: UDP has no end
+/// of its own, and a resolver repeats a question after 5 s (resolv.conf(5), timeout).
+const DRAINING_UDP_TIMEOUT: Duration = Duration::from_secs(5);
+
 impl Shared {
+    /// The silence after which a UDP flow that has seen a reply is over.
+    pub(crate) fn udp_timeout(&self) -> Duration {
+        let timeout = self.config.udp_timeout;
+        if self.draining.load(Ordering::Relaxed) {
+            timeout.min(DRAINING_UDP_TIMEOUT)
+        } else {
+            timeout
+        }
+    }
+
     /// Adjusts the bytes in use.
     pub(crate) fn account(&self, before: usize, after: usize) {
         if after > before {
@@ -53,6 +68,8 @@ impl Shared {
 pub(crate) enum Message {
     /// Real servers may have retired: end UDP flows to them.
     Sweep,
+    /// The process ends: UDP flows that are silent are over sooner.
+    Drain,
     /// Say which flows there are.
     Flows(tokio::sync::oneshot::Sender<Vec<FlowView>>),
     /// A packet of a flow that this worker owns, with its virtio-net header.

@@ -31,7 +31,7 @@ use super::sink::TunSink;
 use super::stats::{WorkerStats, add};
 use super::timers::Timers;
 use super::view::FlowView;
-use crate::ipvs::{DropReason, Protocol, RejectReason, VirtualServer};
+use crate::ipvs::{DropReason, RejectReason, VirtualServer};
 use crate::netstack::{RingPool, Stack, StackConfig};
 use crate::packet::{ErrorLimiter, ErrorLimits, FragmentLimits, FragmentStore};
 use crate::tun::{MAX_FRAME_LEN, Queue};
@@ -300,6 +300,7 @@ impl Worker {
         loop {
             match self.mailbox.try_recv() {
                 Ok(Message::Sweep) => self.sweep(),
+                Ok(Message::Drain) => self.hasten_udp(),
                 Ok(Message::Flows(reply)) => {
                     // The asker may have gone.
                     let _ = reply.send(self.views());
@@ -361,9 +362,6 @@ impl Worker {
 
     fn insert(&mut self, key: FlowKey, server: Arc<VirtualServer>, kind: Kind) -> FlowId {
         self.shared.flows.fetch_add(1, Ordering::Relaxed);
-        if key.protocol == Protocol::Tcp {
-            self.shared.tcp_flows.fetch_add(1, Ordering::Relaxed);
-        }
         if let Some(owners) = &self.shared.owners {
             owners.of.insert(key, self.index);
         }
@@ -401,9 +399,6 @@ impl Worker {
             return;
         };
         self.shared.flows.fetch_sub(1, Ordering::Relaxed);
-        if key.protocol == Protocol::Tcp {
-            self.shared.tcp_flows.fetch_sub(1, Ordering::Relaxed);
-        }
         if let Some(owners) = &self.shared.owners {
             owners.of.remove_if(&key, |_, owner| *owner == self.index);
         }

@@ -139,12 +139,33 @@ impl NodePorts {
         self.state().plan.chosen().clone()
     }
 
-    /// Opens the listeners, or closes them; flows go on. They are closed until the
-    /// table serves, and again when it takes no new flows.
-    pub fn set_open(&self, open: bool) {
+    /// Opens the listeners: call it once the table serves.
+    pub fn open(&self) {
         let mut state = self.state();
-        let steps = state.plan.set_open(open);
+        let steps = state.plan.set_open(true);
         self.carry_out(steps);
+    }
+
+    /// The process ends. Listeners close, those of UDP when the last flow through them
+    /// has ended. What the kernel has accepted before is still served, if the table
+    /// takes new flows until [`NodePorts::settled`] returns. Flows go on; a UDP flow is
+    /// over after 5 s of silence once [`Dataplane::drain`] was called too.
+    pub fn drain(&self) {
+        let mut state = self.state();
+        for step in state.plan.set_open(false) {
+            match step {
+                Step::Close(at) => self.send(at.address.port(), Message::Drain(at)),
+                Step::Open(listen) => {
+                    self.send(listen.at.address.port(), Message::Open(listen));
+                }
+            }
+        }
+        drop(state);
+    }
+
+    /// UDP flows are over after less silence now.
+    pub fn hasten(&self) {
+        self.tell(|| Message::Hasten);
     }
 
     /// Returns when the workers have done all they were told before.
@@ -201,14 +222,18 @@ impl NodePorts {
                 Step::Open(listen) => (listen.at.address.port(), Message::Open(listen)),
                 Step::Close(at) => (at.address.port(), Message::Close(at)),
             };
-            // A port is one worker's, whatever the address, so that steps that concern
-            // one another stay in order.
-            let worker = usize::from(port) % self.mailboxes.len().max(1);
-            if let Some((mailbox, waker)) = self.mailboxes.get(worker)
-                && mailbox.send(message).is_ok()
-            {
-                let _ = waker.wake();
-            }
+            self.send(port, message);
+        }
+    }
+
+    /// Tells the worker that has the port. A port is one worker's, whatever the address,
+    /// so that steps that concern one another stay in order.
+    fn send(&self, port: u16, message: Message) {
+        let worker = usize::from(port) % self.mailboxes.len().max(1);
+        if let Some((mailbox, waker)) = self.mailboxes.get(worker)
+            && mailbox.send(message).is_ok()
+        {
+            let _ = waker.wake();
         }
     }
 

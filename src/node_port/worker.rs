@@ -44,6 +44,11 @@ pub(super) enum Message {
     Open(Listen),
     /// Listen there no more. UDP flows that came through it end.
     Close(ListenAddress),
+    /// The process ends: take no new flows there. A UDP listener stays open until the
+    /// last flow that answers through it has ended.
+    Drain(ListenAddress),
+    /// The process ends: UDP flows that are silent are over sooner.
+    Hasten,
     /// Addresses of the node have changed.
     Addresses,
     /// Real servers may have retired: end UDP flows to them.
@@ -77,6 +82,8 @@ pub(super) struct Worker {
     next_number: u32,
     /// Those that wait for their port, or for descriptors.
     waiting: BTreeSet<u32>,
+    /// UDP listeners that take no new flows and close with their last one.
+    lingering: BTreeSet<u32>,
     /// Listeners that have something to take.
     ready: Vec<u32>,
     flows: FlowTable<Flow>,
@@ -109,6 +116,7 @@ impl Worker {
             numbers: BTreeMap::new(),
             next_number: 0,
             waiting: BTreeSet::new(),
+            lingering: BTreeSet::new(),
             ready: Vec::new(),
             flows: FlowTable::default(),
             timers: Timers::default(),
@@ -173,6 +181,8 @@ impl Worker {
             match self.mailbox.try_recv() {
                 Ok(Message::Open(listen)) => self.open(listen),
                 Ok(Message::Close(at)) => self.close(at),
+                Ok(Message::Drain(at)) => self.drain(at),
+                Ok(Message::Hasten) => self.hasten_udp(),
                 Ok(Message::Addresses) => self.own.forget(),
                 Ok(Message::Sweep) => self.sweep(),
                 // The askers may have gone.
@@ -354,9 +364,6 @@ impl Worker {
         kind: Kind,
     ) -> FlowId {
         self.shared.flows.fetch_add(1, Ordering::Relaxed);
-        if key.protocol == Protocol::Tcp {
-            self.shared.tcp_flows.fetch_add(1, Ordering::Relaxed);
-        }
         add(&self.stats.opened);
         let started = self.now;
         self.flows.insert(key, |_| Flow {
@@ -384,9 +391,6 @@ impl Worker {
             return;
         };
         self.shared.flows.fetch_sub(1, Ordering::Relaxed);
-        if key.protocol == Protocol::Tcp {
-            self.shared.tcp_flows.fetch_sub(1, Ordering::Relaxed);
-        }
         self.shared.account(flow.held, 0);
         let record = flow.record(ending, self.now);
         if let Some(connection) = &flow.connection {
@@ -395,6 +399,11 @@ impl Worker {
         }
         if self.log.try_send(record).is_err() {
             add(&self.stats.unlogged);
+        }
+        let listener = flow.listener;
+        drop(flow);
+        if !self.lingering.is_empty() {
+            self.close_lingering(listener);
         }
     }
 

@@ -8,7 +8,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Token};
 
 use super::receive::Arrival;
-use super::{Kind, Worker};
+use super::{Flow, Kind, Worker};
 use crate::dataplane::ending::Ending;
 use crate::dataplane::flow_table::{FlowId, FlowKey, Found};
 use crate::dataplane::stats::add;
@@ -131,7 +131,7 @@ impl Worker {
         source: Option<SocketAddr>,
         attempts: u32,
     ) -> Option<FlowId> {
-        let timeout = self.shared.config.udp_timeout;
+        let timeout = self.shared.udp_timeout();
         let flow = self.flows.get_mut(id)?;
         flow.connection = Some(connection);
         flow.source = source;
@@ -306,8 +306,24 @@ impl Worker {
         }
     }
 
+    /// Arms the timers of all flows again: their time has become shorter.
+    pub(super) fn hasten_udp(&mut self) {
+        let timeout = self.shared.udp_timeout();
+        let deadline = |flow: &Flow| match &flow.kind {
+            Kind::Udp(udp) => Some(udp.deadline(timeout)),
+            Kind::Tcp(_) | Kind::Dialing(_) => None,
+        };
+        let flows = self.flows.iter_mut();
+        let deadlines: Vec<_> = flows
+            .filter_map(|(id, flow)| Some((id, deadline(flow)?)))
+            .collect();
+        for (id, at) in deadlines {
+            self.arm(id, at);
+        }
+    }
+
     pub(super) fn udp_timer(&mut self, id: FlowId) {
-        let timeout = self.shared.config.udp_timeout;
+        let timeout = self.shared.udp_timeout();
         let Some(flow) = self.flows.get_mut(id) else {
             return;
         };

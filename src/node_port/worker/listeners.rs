@@ -1,6 +1,7 @@
 //! The listeners of a worker: opening, closing, waiting for a port that is taken.
 
 use std::io;
+use std::rc::Rc;
 use std::time::Instant;
 
 use mio::Interest;
@@ -83,6 +84,44 @@ impl Worker {
                 });
             }
         }
+    }
+
+    /// Takes no new flows there. Connections that the kernel has accepted are served.
+    pub(super) fn drain(&mut self, at: ListenAddress) {
+        let Some(&number) = self.numbers.get(&at) else {
+            return;
+        };
+        if at.protocol == Protocol::Udp {
+            self.lingering.insert(number);
+            self.close_lingering(number);
+            return;
+        }
+        while let Some(State::Tcp { ready: true, .. }) =
+            self.listeners.get(&number).map(|listener| &listener.state)
+            && !self.waiting.contains(&number)
+        {
+            self.accept(number);
+        }
+        self.close(at);
+    }
+
+    /// Closes a listener that lingers if no flow answers through it any more.
+    pub(super) fn close_lingering(&mut self, number: u32) {
+        if !self.lingering.contains(&number) {
+            return;
+        }
+        let Some(listener) = self.listeners.get(&number) else {
+            self.lingering.remove(&number);
+            return;
+        };
+        // Each flow has a handle of the socket.
+        if let State::Udp { socket, .. } = &listener.state
+            && Rc::strong_count(socket) > 1
+        {
+            return;
+        }
+        self.lingering.remove(&number);
+        self.close(listener.listen.at);
     }
 
     pub(super) fn close(&mut self, at: ListenAddress) {
