@@ -9,28 +9,27 @@
 //! are its own and are joined before `run` returns; with the last queue the
 //! kernel takes away device, addresses and routes.
 
-use std::convert::Infallible;
+use std::collections::BTreeSet;
 use std::future;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use sd_notify::NotifyState;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinError, JoinSet, spawn_blocking};
-use tokio::time::timeout;
+use tokio::task::{JoinError, JoinSet};
 use tracing::{info, warn};
 
 use crate::admin::health::{self, Family, Health};
-use crate::admin::readiness::{Blocker, Readiness, STOPPING};
-use crate::admin::socket::AdminSocket;
+use crate::admin::readiness::{Blocker, Readiness};
+use crate::admin::socket::{AdminSocket, FileLent};
 use crate::config::{Config, PodTraffic, Source};
 use crate::dataplane::Dataplane;
 use crate::ipvs::Table;
-use crate::node_port::{AddressWatch, NodePorts};
+use crate::node_port::{AddressWatch, Lent, NodePorts};
 use crate::service::index::Index;
 use crate::source::kubernetes::ServiceCidrs;
 use crate::source::{Batch, manifests};
@@ -42,7 +41,7 @@ use exposure::Exposure;
 use programming::ProgrammingLatency;
 use routes::Wanted;
 use settings::{dataplane_config, link_config, node_port_config};
-use signals::Signals;
+use takeover::{FormerSide, HEALTHZ, NamedListener};
 use view::ProxyView;
 
 mod cluster;
@@ -55,11 +54,14 @@ pub mod logging;
 mod pods;
 pub mod programming;
 mod routes;
+mod run;
 mod settings;
 pub mod signals;
+mod takeover;
 mod view;
 
 pub use error::AppError;
+pub use takeover::TakeoverError;
 
 /// Batches between source and control loop. While it is full the source waits,
 /// and what changes meanwhile comes with its next batch: nothing is dropped.
@@ -76,6 +78,15 @@ pub struct App {
     readiness: Readiness,
     latency: Arc<ProgrammingLatency>,
     tasks: JoinSet<Ended>,
+    /// What another process goes on with after a hand-over.
+    public: JoinSet<Ended>,
+    exposure: Arc<Exposure>,
+    former: FormerSide,
+    admin_lent: FileLent,
+    /// New processes that want to take over.
+    takeovers: mpsc::Receiver<UnixStream>,
+    /// It has taken over from another process.
+    succeeds: bool,
     /// Its netlink task ends with it.
     _link: Arc<Link>,
 }
@@ -110,17 +121,41 @@ impl App {
         let unsynced = readiness.block("waiting for the first full state");
         let health = Health::new(readiness.clone(), families(&config.service_cidrs));
 
+        let greeted = if config.takeover {
+            takeover::greet(&config).await?
+        } else {
+            None
+        };
+        let (mut predecessor, adopted) = greeted.unzip();
         let healthz = match config.healthz_bind_address {
-            Some(address) => Some(listen(address).await?),
+            Some(address) => {
+                let before = predecessor.as_mut();
+                let inherited = before.and_then(|before| before.listener(HEALTHZ, address));
+                Some(listen(address, inherited).await?)
+            }
             None => None,
         };
-        let admin_socket = AdminSocket::bind(&config.admin_socket)?;
+        let admin_socket = match predecessor.as_mut().and_then(|before| before.admin.take()) {
+            Some(socket) => AdminSocket::adopt(socket, &config.admin_socket)?,
+            None => AdminSocket::bind(&config.admin_socket)?,
+        };
+        let (admin, admin_lent) = admin_socket.lend().map_err(AppError::Descriptors)?;
 
-        let queues = open_queues(config.tun.name.as_str(), config.tun.workers.get())?;
+        let queues = match adopted {
+            Some(queues) => queues,
+            None => open_queues(config.tun.name.as_str(), config.tun.workers.get())?,
+        };
         let link = Arc::new(Link::configure(link_config(&config, queues.index)).await?);
+        let mut found = BTreeSet::new();
         let table = Arc::new(Table::new(config.flows.scheduler));
-        let dataplane =
-            Dataplane::start(dataplane_config(&config), Arc::clone(&table), queues.queues)?;
+        let start = if predecessor.is_some() {
+            found.extend(link.routes().await?);
+            found.retain(|route| !config.service_cidrs.contains(route));
+            Dataplane::start_held
+        } else {
+            Dataplane::start
+        };
+        let dataplane = start(dataplane_config(&config), Arc::clone(&table), queues.queues)?;
         let dataplane = Arc::new(dataplane);
         let node_ports = NodePorts::start(node_port_config(&config), &dataplane)?;
         let node_ports = Arc::new(node_ports);
@@ -142,11 +177,16 @@ impl App {
             warn!(%reason, "IPv6 services are not reached: the node has no IPv6");
         }
 
-        let mut tasks = JoinSet::new();
-        if let Some(listener) = healthz {
-            let serving = health::serve(listener, health.clone());
-            tasks.spawn(async { ("the health server", serving.await.err()) });
+        let mut listeners = Vec::new();
+        if let (Some(listener), Some(address)) = (&healthz, bound.healthz) {
+            let socket = listener.as_fd().try_clone_to_owned();
+            listeners.push(NamedListener {
+                name: HEALTHZ,
+                address,
+                socket: socket.map_err(AppError::Descriptors)?,
+            });
         }
+        let mut tasks = JoinSet::new();
         let (sender, batches) = mpsc::channel(BATCHES);
         let index =
             Index::new(config.node_name.as_str()).with_ipvs_compat(config.flows.ipvs_compat);
@@ -156,9 +196,15 @@ impl App {
         } else {
             Wanted::default()
         };
-        let exposure = Exposure::new(Arc::clone(&node_ports), wanted.clone(), health.clone());
+        let held = predecessor.is_some();
+        let exposure = Exposure::new(
+            Arc::clone(&node_ports),
+            wanted.clone(),
+            health.clone(),
+            held,
+        );
         let exposure = Arc::new(exposure);
-        let control = Control::new(index, Arc::clone(&table), health, unsynced)
+        let control = Control::new(index, Arc::clone(&table), health.clone(), unsynced)
             .with_exposure(Arc::clone(&exposure));
         let view = ProxyView {
             table: Arc::clone(&table),
@@ -171,8 +217,6 @@ impl App {
                 tun_addresses: LinkConfig::addresses_or_default(&config.tun.addresses),
             },
         };
-        let serving = admin_socket.serve(Arc::new(view));
-        tasks.spawn(async { ("the admin server", serving.await.err()) });
         // Without a cluster nobody knows of service ranges.
         let (cidrs, ranges) = watch::channel(ServiceCidrs::Unknown);
         let mut server = Vec::new();
@@ -201,15 +245,10 @@ impl App {
             (Source::Cluster { .. }, None) => {}
         }
         let unrouted = readiness.block("waiting for the routes of services");
-        let tun = Arc::clone(&link);
-        let keeping = routes::keep(tun, wanted, ranges, unrouted, routes::RETRY, server);
-        tasks.spawn(async {
-            keeping.await;
-            ("the keeper of routes", None)
-        });
         let watch = AddressWatch::start();
+        let following = Arc::clone(&exposure);
         tasks.spawn(async move {
-            exposure.follow(watch).await;
+            following.follow(watch).await;
             ("the watch on addresses", None)
         });
         let latency = control.latency();
@@ -225,6 +264,43 @@ impl App {
             programming.await;
             ("the control loop", None)
         });
+        let succeeds = predecessor.is_some();
+        if let Some(predecessor) = predecessor {
+            tokio::select! {
+                () = exposure.completed() => {}
+                ended = tasks.join_next() => return Err(why_ended(ended)),
+            }
+            predecessor.take(&table, &dataplane, &node_ports).await?;
+            admin_lent.set(false);
+            exposure.let_go();
+            node_ports.settled().await;
+            // What is not listened on any more.
+            node_ports.inherit(Lent::default());
+        }
+        // What follows is one process's at a time.
+        let mut public = JoinSet::new();
+        if let Some(listener) = healthz {
+            let serving = health::serve(listener, health);
+            public.spawn(async { ("the health server", serving.await.err()) });
+        }
+        let (sender, takeovers) = mpsc::channel(1);
+        let serving = admin_socket.serve(Arc::new(view), sender);
+        public.spawn(async { ("the admin server", serving.await.err()) });
+        let tun = Arc::clone(&link);
+        let keeping = routes::keep(tun, wanted, ranges, unrouted, routes::RETRY, server, found);
+        public.spawn(async {
+            keeping.await;
+            ("the keeper of routes", None)
+        });
+        let former = FormerSide {
+            tun: bound.tun.clone(),
+            offloads: queues.offloads,
+            admin,
+            listeners,
+            table: Arc::clone(&table),
+            dataplane: Arc::clone(&dataplane),
+            node_ports: Arc::clone(&node_ports),
+        };
         drop(starting);
         Ok(Self {
             bound,
@@ -235,6 +311,12 @@ impl App {
             readiness,
             latency,
             tasks,
+            public,
+            exposure,
+            former,
+            admin_lent,
+            takeovers,
+            succeeds,
             _link: link,
         })
     }
@@ -252,72 +334,6 @@ impl App {
     /// How long changes took from the cluster to the table.
     pub fn programming_latency(&self) -> &ProgrammingLatency {
         &self.latency
-    }
-
-    /// Carries traffic until a signal to stop comes and the flows have drained;
-    /// a second signal ends the wait. Nothing is left when it returns.
-    ///
-    /// # Errors
-    ///
-    /// A part of the proxy has ended by itself; the rest is ended then.
-    pub async fn run(mut self, mut signals: Signals) -> Result<(), AppError> {
-        let readiness = self.readiness.clone();
-        let announced = async {
-            readiness.ready().await;
-            info!("ready");
-            notify(NotifyState::Ready);
-            future::pending::<Infallible>().await
-        };
-        let stopped = tokio::select! {
-            signal = signals.stop() => Ok(signal),
-            ended = self.tasks.join_next() => Err(why_ended(ended)),
-            reason = self.dataplane.failed() => Err(AppError::Worker { reason }),
-            reason = self.node_ports.failed() => Err(AppError::Worker { reason }),
-            never = announced => match never {},
-        };
-        notify(NotifyState::Stopping);
-        let _stopping = self.readiness.block(STOPPING);
-        let result = match stopped {
-            Ok(signal) => {
-                info!(signal, timeout = ?self.config.drain_timeout, "stopping, flows drain");
-                self.drain(&mut signals).await
-            }
-            Err(error) => Err(error),
-        };
-        self.tasks.shutdown().await;
-        // The last handles join the workers' threads.
-        let threads = (self.node_ports, self.dataplane);
-        spawn_blocking(move || drop(threads)).await?;
-        info!("stopped");
-        result
-    }
-
-    /// Takes no new flows and waits for those that run, as long as configured
-    /// or until the next signal.
-    async fn drain(&mut self, signals: &mut Signals) -> Result<(), AppError> {
-        // A load balancer is told at once, by the kernel's refusal. Whom the kernel has
-        // accepted before is a flow yet.
-        self.node_ports.drain();
-        self.node_ports.settled().await;
-        self.table.set_draining(true);
-        self.dataplane.drain();
-        self.node_ports.hasten();
-        let drained = timeout(self.config.drain_timeout, self.dataplane.drained());
-        tokio::select! {
-            drained = drained => {
-                if drained.is_err() {
-                    warn!("flows are still open after the time to drain: they are cut");
-                }
-                Ok(())
-            }
-            signal = signals.stop() => {
-                warn!(signal, "the second signal: flows that are still open are cut");
-                Ok(())
-            }
-            ended = self.tasks.join_next() => Err(why_ended(ended)),
-            reason = self.dataplane.failed() => Err(AppError::Worker { reason }),
-            reason = self.node_ports.failed() => Err(AppError::Worker { reason }),
-        }
     }
 }
 
@@ -357,10 +373,12 @@ async fn program(
     }
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, AppError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| AppError::Healthz { address, source })
+async fn listen(address: SocketAddr, inherited: Option<OwnedFd>) -> Result<TcpListener, AppError> {
+    let listener = match inherited {
+        Some(socket) => TcpListener::from_std(socket.into()),
+        None => TcpListener::bind(address).await,
+    };
+    listener.map_err(|source| AppError::Healthz { address, source })
 }
 
 /// The families of the service ranges; both while these are not known.
@@ -383,12 +401,5 @@ fn why_ended(ended: Option<Result<Ended, JoinError>>) -> AppError {
             part: "everything",
             source: None,
         },
-    }
-}
-
-/// Tells systemd, if it listens (NOTIFY_SOCKET).
-fn notify(state: NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(&[state]) {
-        warn!(%error, "the service manager cannot be told");
     }
 }

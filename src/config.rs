@@ -63,6 +63,8 @@ pub struct Config {
     pub healthz_bind_address: Option<SocketAddr>,
     /// Path of the admin socket.
     pub admin_socket: PathBuf,
+    /// Whether to take over from a proxy that runs.
+    pub takeover: bool,
     /// How long flows may run on after the signal to stop.
     pub drain_timeout: Duration,
     /// Form of the log.
@@ -202,6 +204,7 @@ impl TryFrom<RunArgs> for Config {
             node_port_addresses: args.nodeport_addresses,
             healthz_bind_address: args.healthz_bind_address.0,
             admin_socket: admin_socket(args.admin_socket)?,
+            takeover: args.takeover,
             drain_timeout: args.drain_timeout,
             log_format: args.log_format,
         })

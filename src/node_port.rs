@@ -38,12 +38,14 @@ mod own_addresses;
 mod pipe;
 mod plan;
 mod relay;
+mod takeover;
 mod token;
 mod watch;
 mod worker;
 
 pub use addresses::{NodeAddresses, NodePortAddress};
 pub use handle::NodePorts;
+pub use takeover::{Lent, LentList};
 pub use watch::AddressWatch;
 
 /// Settings of the node ports.

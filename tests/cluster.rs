@@ -46,6 +46,8 @@ mod refusals;
 mod sockets;
 #[path = "cluster/start.rs"]
 mod start;
+#[path = "cluster/takeover.rs"]
+mod takeover;
 #[path = "cluster/tcp.rs"]
 mod tcp;
 #[path = "cluster/telling.rs"]
@@ -82,6 +84,7 @@ fn main() -> ExitCode {
         node_port_exposure::trials(),
         refusals::trials(),
         start::trials(),
+        takeover::trials(),
         tcp::trials(),
         telling::trials(),
         transfer::trials(),

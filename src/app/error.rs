@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use thiserror::Error;
 use tokio::task::JoinError;
 
+use super::takeover::TakeoverError;
 use crate::admin::socket::BindError;
 use crate::dataplane::StartError;
 use crate::source::kubernetes::AccessError;
@@ -43,6 +44,12 @@ pub enum AppError {
     /// Signals cannot be handled.
     #[error("cannot handle signals")]
     Signals(#[source] io::Error),
+    /// The proxy that runs was not taken over from.
+    #[error(transparent)]
+    Takeover(#[from] TakeoverError),
+    /// There is no descriptor left.
+    #[error("no descriptors are left")]
+    Descriptors(#[source] io::Error),
     /// A part that should run for ever has ended.
     #[error("{part} has ended by itself")]
     Ended {
@@ -87,9 +94,14 @@ impl AppError {
                     .to_owned(),
             ),
             Self::Access(_) => None,
-            Self::Dataplane(_)
+            Self::Takeover(TakeoverError::Unknown | TakeoverError::Protocol { .. }) => {
+                Some("stop the running proxy, then start this one without --takeover".to_owned())
+            }
+            Self::Takeover(_)
+            | Self::Dataplane(_)
             | Self::Worker { .. }
             | Self::Signals(_)
+            | Self::Descriptors(_)
             | Self::Ended { .. }
             | Self::Panicked(_) => None,
         }

@@ -5,7 +5,11 @@
 //!
 //! [`Exposure::follow`] is one task, which ends with its future.
 
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
 
 use super::routes::Wanted;
 use crate::admin::health::Health;
@@ -19,18 +23,47 @@ pub(super) struct Exposure {
     node_ports: Arc<NodePorts>,
     routes: Wanted,
     checks: Mutex<HealthChecks>,
+    /// Nothing is opened, since another process still has what would be.
+    held: AtomicBool,
+    /// The first full state is in.
+    complete: Notify,
 }
 
 impl Exposure {
     /// Must be called within a tokio runtime, as the other functions.
-    pub(super) fn new(node_ports: Arc<NodePorts>, routes: Wanted, health: Health) -> Self {
+    pub(super) fn new(
+        node_ports: Arc<NodePorts>,
+        routes: Wanted,
+        health: Health,
+        held: bool,
+    ) -> Self {
         let new = Self {
             node_ports,
             routes,
             checks: Mutex::new(HealthChecks::new(health)),
+            held: AtomicBool::new(held),
+            complete: Notify::new(),
         };
         new.addresses_changed();
         new
+    }
+
+    /// Returns when the first full state is in; for one caller.
+    pub(super) async fn completed(&self) {
+        self.complete.notified().await;
+    }
+
+    /// Opens what was held back.
+    pub(super) fn let_go(&self) {
+        self.held.store(false, Ordering::Relaxed);
+        self.addresses_changed();
+        self.node_ports.open();
+    }
+
+    /// Closes the health check node ports: another process opens them.
+    pub(super) fn release(&self) {
+        self.held.store(true, Ordering::Relaxed);
+        self.checks().set_addresses(BTreeSet::new());
     }
 
     /// Takes changes that the table has taken, and whether the first full state is in.
@@ -53,7 +86,10 @@ impl Exposure {
             self.addresses_changed();
         }
         if complete {
-            self.node_ports.open();
+            self.complete.notify_one();
+            if !self.held.load(Ordering::Relaxed) {
+                self.node_ports.open();
+            }
         }
     }
 
@@ -69,7 +105,9 @@ impl Exposure {
 
     fn addresses_changed(&self) {
         self.routes.set_own(self.node_ports.own_addresses());
-        self.checks().set_addresses(self.node_ports.addresses());
+        if !self.held.load(Ordering::Relaxed) {
+            self.checks().set_addresses(self.node_ports.addresses());
+        }
     }
 
     fn checks(&self) -> MutexGuard<'_, HealthChecks> {

@@ -27,8 +27,13 @@ pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
 
 /// Signals first, so that one that comes while the proxy starts is not lost.
 async fn serve(config: Config) -> Result<(), AppError> {
-    let signals = Signals::install().map_err(AppError::Signals)?;
-    App::start(config).await?.run(signals).await
+    let mut signals = Signals::install().map_err(AppError::Signals)?;
+    // While it starts a signal ends it at once: to take over can take long.
+    let app = tokio::select! {
+        app = App::start(config) => app?,
+        _ = signals.stop() => return Ok(()),
+    };
+    app.run(signals).await
 }
 
 fn usage(error: &dyn Error) -> Failure {

@@ -70,6 +70,16 @@ pub struct RunArgs {
     #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = service_cidr, help_heading = "Cluster")]
     pub(super) service_cidr: Vec<IpNet>,
 
+    /// Take over from the proxy that runs here, without a connection lost
+    ///
+    /// It is asked on --admin-socket. Its device, listeners, schedulers' positions and
+    /// session affinity pass to this process, which takes all new flows; the other one
+    /// ends with the flows it has, or when its own --drain-timeout is over. If it cannot
+    /// hand over, run ends with status 1 and the other goes on. If none runs, this is an
+    /// ordinary start.
+    #[arg(long, help_heading = "Operation")]
+    pub(super) takeover: bool,
+
     /// Name of the TUN device to make
     ///
     /// At most 15 bytes. If a device of that name exists, run ends with status 3.

@@ -33,6 +33,8 @@ pub enum Ending {
     Abandoned,
     /// The flow broke inside the proxy.
     Fault,
+    /// Another process goes on with it.
+    HandedOver,
     /// The proxy stops.
     Stopped,
 }
@@ -55,6 +57,7 @@ impl Ending {
             Self::ConnectTimeout => "connect_timeout",
             Self::Abandoned => "abandoned",
             Self::Fault => "fault",
+            Self::HandedOver => "handed_over",
             Self::Stopped => "stopped",
         }
     }

@@ -1,14 +1,18 @@
 //! What the workers share with each other and with the control plane.
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use dashmap::DashMap;
+use tokio::sync::oneshot;
 
 use super::flow_table::FlowKey;
 use super::stats::WorkerStats;
+use super::takeover::{Former, HandedFlow};
 use super::view::FlowView;
 use super::{DataplaneConfig, SharedTable};
 
@@ -24,6 +28,8 @@ pub(crate) struct Shared {
     pub(crate) flows: AtomicUsize,
     /// Bytes of memory behind buffers, at most.
     pub(crate) memory: AtomicUsize,
+    /// Former processes that still have flows of this device: none or one.
+    pub(crate) formers: AtomicUsize,
     /// The process ends: see [`Shared::udp_timeout`].
     pub(crate) draining: AtomicBool,
     pub(crate) owners: Option<Owners>,
@@ -71,9 +77,18 @@ pub(crate) enum Message {
     /// The process ends: UDP flows that are silent are over sooner.
     Drain,
     /// Say which flows there are.
-    Flows(tokio::sync::oneshot::Sender<Vec<FlowView>>),
+    Flows(oneshot::Sender<Vec<FlowView>>),
     /// A packet of a flow that this worker owns, with its virtio-net header.
     Packet(Vec<u8>),
+    /// Leave the queue to another process, which is at the other end of the socket, and
+    /// say which flows there are.
+    Suspend(OwnedFd, oneshot::Sender<io::Result<Vec<HandedFlow>>>),
+    /// That other process has not come: read the queue again.
+    Resume,
+    /// Pass packets of the former process's flows on to it.
+    Follow(Arc<Former>, oneshot::Sender<io::Result<()>>),
+    /// Read the queue from now on.
+    Begin(oneshot::Sender<io::Result<()>>),
     /// Reset all flows and end.
     Stop,
 }

@@ -35,6 +35,14 @@ impl UdpFlow {
         }
     }
 
+    /// A flow that another process had, and that has seen replies.
+    pub(crate) fn resumed(socket: UdpSocket, now: Instant) -> Self {
+        Self {
+            replied: true,
+            ..Self::new(socket, now)
+        }
+    }
+
     pub(crate) fn socket(&self) -> &UdpSocket {
         &self.socket
     }

@@ -10,15 +10,13 @@
 //! a turn is ours to choose.
 
 use std::io;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Poll, Token};
 
 use super::access_log::FlowRecord;
 use super::dialer::Dialer;
@@ -35,9 +33,11 @@ use crate::ipvs::{DropReason, RejectReason, VirtualServer};
 use crate::netstack::{RingPool, Stack, StackConfig};
 use crate::packet::{ErrorLimiter, ErrorLimits, FragmentLimits, FragmentStore};
 use crate::tun::{MAX_FRAME_LEN, Queue};
+use takeover::{LINKS, Links};
 
 mod flow;
 mod receive;
+mod takeover;
 mod tcp;
 mod udp;
 
@@ -86,6 +86,10 @@ pub(super) struct Worker {
     frame: Box<[u8]>,
     /// Distinguishes datagrams that are cut into fragments.
     ident: u32,
+    /// Other processes that have to do with this device, while there are any.
+    links: Option<Links>,
+    /// The queue is read here.
+    reading: bool,
     queue_ready: bool,
     faulted: bool,
     housekept: Instant,
@@ -97,7 +101,9 @@ pub(super) struct Parts {
     pub(super) index: usize,
     pub(super) shared: Arc<Shared>,
     pub(super) stats: Arc<WorkerStats>,
-    pub(super) queue: Queue,
+    pub(super) queue: Arc<Queue>,
+    /// The queue is read from the start, and not only once the worker is told to.
+    pub(super) reading: bool,
     pub(super) poll: Poll,
     pub(super) mailbox: Receiver<Message>,
     pub(super) log: SyncSender<FlowRecord>,
@@ -108,7 +114,7 @@ pub(super) struct Parts {
 impl Worker {
     pub(super) fn new(parts: Parts) -> Self {
         let now = Instant::now();
-        let queue = Arc::new(parts.queue);
+        let queue = parts.queue;
         let config = &parts.shared.config;
         // All workers' free rings together stay below an eighth of the ceiling.
         let keep = KEEP_RINGS.min(config.max_memory / 8 / parts.shared.stats.len().max(1));
@@ -141,7 +147,9 @@ impl Worker {
             datagram: Vec::new(),
             frame: vec![0; MAX_FRAME_LEN].into_boxed_slice(),
             ident: parts.seed as u32,
-            queue_ready: true,
+            links: None,
+            reading: parts.reading,
+            queue_ready: parts.reading,
             faulted: false,
             housekept: now,
             now,
@@ -153,10 +161,9 @@ impl Worker {
     /// # Errors
     /// When the queue or epoll fails: the device was deleted.
     pub(super) fn run(mut self) -> io::Result<()> {
-        let queue = self.queue.as_raw_fd();
-        self.poll
-            .registry()
-            .register(&mut SourceFd(&queue), QUEUE, Interest::READABLE)?;
+        if std::mem::take(&mut self.reading) {
+            self.begin_reading()?;
+        }
         let mut events = Events::with_capacity(EVENTS);
         loop {
             match self.poll.poll(&mut events, self.timeout()) {
@@ -169,10 +176,11 @@ impl Worker {
                 match event.token() {
                     QUEUE => self.queue_ready = true,
                     MAILBOX => {
-                        if self.read_mailbox() == Mail::Stop {
+                        if self.read_mailbox()? == Mail::Stop {
                             return Ok(());
                         }
                     }
+                    Token(token) if token >= LINKS => self.link_ready(token, event)?,
                     Token(token) => self.socket_ready(FlowId::from_token(token), event),
                 }
             }
@@ -296,7 +304,7 @@ impl Worker {
         }
     }
 
-    fn read_mailbox(&mut self) -> Mail {
+    fn read_mailbox(&mut self) -> io::Result<Mail> {
         loop {
             match self.mailbox.try_recv() {
                 Ok(Message::Sweep) => self.sweep(),
@@ -308,9 +316,20 @@ impl Worker {
                 Ok(Message::Packet(frame)) => self.receive_own(&frame),
                 Ok(Message::Stop) | Err(TryRecvError::Disconnected) => {
                     self.reset_all();
-                    return Mail::Stop;
+                    return Ok(Mail::Stop);
                 }
-                Err(TryRecvError::Empty) => return Mail::Read,
+                // The askers wait for the answer, and give up without one.
+                Ok(Message::Suspend(socket, reply)) => {
+                    let _ = reply.send(self.suspend(socket));
+                }
+                Ok(Message::Resume) => self.resume()?,
+                Ok(Message::Follow(former, reply)) => {
+                    let _ = reply.send(self.follow(former));
+                }
+                Ok(Message::Begin(reply)) => {
+                    let _ = reply.send(self.begin_reading());
+                }
+                Err(TryRecvError::Empty) => return Ok(Mail::Read),
             }
         }
     }
@@ -401,6 +420,9 @@ impl Worker {
         self.shared.flows.fetch_sub(1, Ordering::Relaxed);
         if let Some(owners) = &self.shared.owners {
             owners.of.remove_if(&key, |_, owner| *owner == self.index);
+        }
+        if self.links.is_some() {
+            self.tell_ended(&key);
         }
         if flow.half_open {
             self.half_open.leave(key.client.ip());

@@ -1,6 +1,7 @@
 //! What the control plane holds of the node ports.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::IpAddr;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,6 +13,7 @@ use tokio::sync::{oneshot, watch};
 use super::NodePortConfig;
 use super::addresses::NodeAddresses;
 use super::plan::{Plan, Step, Steps};
+use super::takeover::Lent;
 use super::token::MAILBOX;
 use super::worker::{Message, Parts, Worker};
 use crate::dataplane::{Counters, Dataplane, FlowView, StartError, WorkerStats, start_access_log};
@@ -161,6 +163,40 @@ impl NodePorts {
             }
         }
         drop(state);
+    }
+
+    /// Leaves listeners and UDP flows to another process: nothing is taken from them
+    /// here. It must be taken back by [`NodePorts::reclaim`] if that process does not go
+    /// on with them.
+    ///
+    /// # Errors
+    /// When there are no descriptors, or a worker has ended; call `reclaim` then too.
+    pub async fn lend(&self) -> io::Result<Lent> {
+        let mut lent = Lent::default();
+        for reply in self.ask(Message::Lend) {
+            lent.append(reply.await.map_err(io::Error::other)??);
+        }
+        Ok(lent)
+    }
+
+    /// Takes from the listeners again.
+    pub fn reclaim(&self) {
+        self.tell(|| Message::Reclaim);
+    }
+
+    /// Closes here what another process has now. Relayed connections go on.
+    pub fn release(&self) {
+        let mut state = self.state();
+        // The sockets are closed without the plan's steps, and not opened again.
+        drop(state.plan.set_open(false));
+        self.tell(|| Message::Release);
+    }
+
+    /// Goes on with what another process had: call it before [`NodePorts::open`]. What
+    /// this process does not listen on is closed by an empty `lent` after that.
+    pub fn inherit(&self, lent: Lent) {
+        let mut split = lent.split(self.mailboxes.len()).into_iter();
+        self.tell(|| Message::Inherit(split.next().unwrap_or_default()));
     }
 
     /// UDP flows are over after less silence now.

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
 
 use crate::dataplane::{KernelSocket, ServerSocket};
@@ -42,7 +43,7 @@ pub(super) struct Listen {
 }
 
 /// Address, port and protocol of a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct ListenAddress {
     pub(super) protocol: Protocol,
     pub(super) address: SocketAddr,
@@ -161,6 +162,22 @@ pub(super) fn open(at: ListenAddress) -> io::Result<State> {
             })
         }
         Protocol::Sctp => Err(io::ErrorKind::Unsupported.into()),
+    }
+}
+
+/// Goes on with the socket of another process.
+pub(super) fn inherit(at: ListenAddress, socket: OwnedFd) -> State {
+    if at.protocol == Protocol::Udp {
+        State::Udp {
+            socket: Rc::new(socket.into()),
+            ready: true,
+        }
+    } else {
+        State::Tcp {
+            socket: mio::net::TcpListener::from_std(socket.into()),
+            ready: true,
+            pause: None,
+        }
     }
 }
 

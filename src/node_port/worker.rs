@@ -23,6 +23,7 @@ use super::listener::{Listen, ListenAddress, Listener};
 use super::own_addresses::OwnAddresses;
 use super::pipe::Pipes;
 use super::relay::{Readiness, Side};
+use super::takeover::Lent;
 use super::token::{MAILBOX, Owner};
 use crate::dataplane::{
     Dialer, Ending, FlowId, FlowKey, FlowRecord, FlowTable, FlowView, Shared, Timers, WorkerStats,
@@ -31,6 +32,7 @@ use crate::dataplane::{
 use crate::ipvs::{DropReason, EchoVerdict, Protocol, RejectReason, Verdict, VirtualServer};
 
 mod listeners;
+mod takeover;
 mod tcp;
 mod udp;
 
@@ -49,6 +51,14 @@ pub(super) enum Message {
     Drain(ListenAddress),
     /// The process ends: UDP flows that are silent are over sooner.
     Hasten,
+    /// Leave the listeners to another process, and say which there are.
+    Lend(oneshot::Sender<io::Result<Lent>>),
+    /// That process has not come.
+    Reclaim,
+    /// That process has them: close them here.
+    Release,
+    /// Go on with what another process had.
+    Inherit(Lent),
     /// Addresses of the node have changed.
     Addresses,
     /// Real servers may have retired: end UDP flows to them.
@@ -86,6 +96,10 @@ pub(super) struct Worker {
     lingering: BTreeSet<u32>,
     /// Listeners that have something to take.
     ready: Vec<u32>,
+    /// Another process takes from the listeners, or is about to.
+    lent: bool,
+    /// What another process had, until it is taken up.
+    inherited: Lent,
     flows: FlowTable<Flow>,
     timers: Timers,
     dirty: Vec<FlowId>,
@@ -118,6 +132,8 @@ impl Worker {
             waiting: BTreeSet::new(),
             lingering: BTreeSet::new(),
             ready: Vec::new(),
+            lent: false,
+            inherited: Lent::default(),
             flows: FlowTable::default(),
             timers: Timers::default(),
             dirty: Vec::new(),
@@ -182,6 +198,10 @@ impl Worker {
                 Ok(Message::Open(listen)) => self.open(listen),
                 Ok(Message::Close(at)) => self.close(at),
                 Ok(Message::Drain(at)) => self.drain(at),
+                Ok(Message::Lend(reply)) => drop(reply.send(self.lend())),
+                Ok(Message::Reclaim) => self.reclaim(),
+                Ok(Message::Release) => self.release(),
+                Ok(Message::Inherit(lent)) => self.inherit(lent),
                 Ok(Message::Hasten) => self.hasten_udp(),
                 Ok(Message::Addresses) => self.own.forget(),
                 Ok(Message::Sweep) => self.sweep(),

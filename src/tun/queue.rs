@@ -197,7 +197,7 @@ fn is_device_name(name: &str) -> bool {
 
 /// Opens the driver and attaches the descriptor to the device as one more
 /// queue; returns the device's name as well, since it may have been a pattern.
-fn open_queue(
+pub(super) fn open_queue(
     name: &str,
     queue: usize,
     exclusive: libc::c_int,
@@ -241,12 +241,26 @@ fn open_queue(
         _ => queue_error(name, queue, "ioctl TUNSETIFF", errno),
     })?;
 
+    Ok((fd, name_in(&request)))
+}
+
+/// The name of the device that a queue belongs to.
+pub(super) fn name_of(fd: &OwnedFd) -> nix::Result<String> {
+    // SAFETY: `ifreq` is plain old data: an array and a union of such.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: TUNGETIFF writes one `ifreq`, which outlives the call.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETIFF, &raw mut request) };
+    Errno::result(result)?;
+    Ok(name_in(&request))
+}
+
+fn name_in(request: &libc::ifreq) -> String {
     let name = request
         .ifr_name
         .iter()
         .map_while(|&c| Some(c.to_ne_bytes()[0]).filter(|&byte| byte != 0))
         .collect::<Vec<u8>>();
-    Ok((fd, String::from_utf8_lossy(&name).into_owned()))
+    String::from_utf8_lossy(&name).into_owned()
 }
 
 /// Header and offloads. They belong to the device, so one queue sets them for all.
@@ -302,7 +316,7 @@ fn ioctl_int(fd: &OwnedFd, request: libc::Ioctl, value: libc::c_int) -> nix::Res
 }
 
 /// Makes the crate `tun` the owner of the descriptor.
-fn adopt(fd: OwnedFd, name: &str, queue: usize) -> Result<Queue, TunError> {
+pub(super) fn adopt(fd: OwnedFd, name: &str, queue: usize) -> Result<Queue, TunError> {
     let fd = fd.into_raw_fd();
     let mut configuration = ::tun::Configuration::default();
     configuration
@@ -318,7 +332,12 @@ fn adopt(fd: OwnedFd, name: &str, queue: usize) -> Result<Queue, TunError> {
     Ok(Queue { device, fd })
 }
 
-fn queue_error(name: &str, queue: usize, operation: &'static str, errno: Errno) -> TunError {
+pub(super) fn queue_error(
+    name: &str,
+    queue: usize,
+    operation: &'static str,
+    errno: Errno,
+) -> TunError {
     TunError::Queue {
         name: name.to_owned(),
         queue,

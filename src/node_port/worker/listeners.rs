@@ -11,7 +11,7 @@ use super::Worker;
 use crate::dataplane::{Ending, FlowId};
 use crate::ipvs::Protocol;
 use crate::node_port::flow::Kind;
-use crate::node_port::listener::{Listen, ListenAddress, Listener, Pause, State, open};
+use crate::node_port::listener::{Listen, ListenAddress, Listener, Pause, State, inherit, open};
 use crate::node_port::token::{Owner, next_listener};
 
 impl Worker {
@@ -49,7 +49,16 @@ impl Worker {
             return;
         };
         let again = pause.until <= self.now;
-        let opened = open(listener.listen.at).and_then(|state| {
+        let at = listener.listen.at;
+        let inherited = self.inherited_socket(number);
+        let Some(listener) = self.listeners.get_mut(&number) else {
+            return;
+        };
+        let opened = match inherited {
+            Some(socket) => Ok(inherit(at, socket)),
+            None => open(at),
+        };
+        let opened = opened.and_then(|state| {
             let opened = Listener {
                 listen: listener.listen.clone(),
                 state,
@@ -65,6 +74,8 @@ impl Worker {
         match opened {
             Ok(state) => {
                 listener.state = state;
+                // What came before it was watched is no event.
+                self.ready.push(number);
                 if again {
                     tracing::info!(
                         %service, address = %at.address, protocol = at.protocol.as_str(),
@@ -84,6 +95,7 @@ impl Worker {
                 });
             }
         }
+        self.inherit_flows(number);
     }
 
     /// Takes no new flows there. Connections that the kernel has accepted are served.
@@ -182,6 +194,9 @@ impl Worker {
     }
 
     pub(super) fn take_from(&mut self, number: u32) {
+        if self.lent {
+            return;
+        }
         match self.listeners.get(&number).map(|l| &l.state) {
             Some(State::Tcp { .. }) => self.accept(number),
             Some(State::Udp { .. }) => self.receive(number),

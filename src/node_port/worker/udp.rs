@@ -155,7 +155,7 @@ impl Worker {
     }
 
     /// Watches the socket of a flow that was just taken in.
-    fn begin(
+    pub(super) fn begin(
         &mut self,
         id: FlowId,
         connection: Connection,
