@@ -16,11 +16,13 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::admin::health::{self, Family, Health};
@@ -66,6 +68,10 @@ pub use takeover::TakeoverError;
 /// Batches between source and control loop. While it is full the source waits,
 /// and what changes meanwhile comes with its next batch: nothing is dropped.
 const BATCHES: usize = 4;
+
+/// How long questions for the health of a process that has taken over wait at most for
+/// it to be ready, as the former one was. A kubelet's probe waits for 1 s (timeoutSeconds).
+const SUCCESSION: Duration = Duration::from_millis(500);
 
 /// A proxy that carries traffic.
 #[derive(Debug)]
@@ -279,10 +285,6 @@ impl App {
         }
         // What follows is one process's at a time.
         let mut public = JoinSet::new();
-        if let Some(listener) = healthz {
-            let serving = health::serve(listener, health);
-            public.spawn(async { ("the health server", serving.await.err()) });
-        }
         let (sender, takeovers) = mpsc::channel(1);
         let serving = admin_socket.serve(Arc::new(view), sender);
         public.spawn(async { ("the admin server", serving.await.err()) });
@@ -302,6 +304,14 @@ impl App {
             node_ports: Arc::clone(&node_ports),
         };
         drop(starting);
+        if succeeds {
+            // Whoever asks meanwhile waits, and does not hear that nobody is ready.
+            let _ = timeout(SUCCESSION, readiness.ready()).await;
+        }
+        if let Some(listener) = healthz {
+            let serving = health::serve(listener, health);
+            public.spawn(async { ("the health server", serving.await.err()) });
+        }
         Ok(Self {
             bound,
             config,

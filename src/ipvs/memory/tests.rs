@@ -58,7 +58,7 @@ fn pick(table: &Table, client: &str, now: Instant) -> u8 {
 fn server_of(table: &Table) -> Arc<VirtualServer> {
     match table.verdict(address(), [10, 1, 15, 7].into(), || false) {
         Verdict::Forward(server) => server,
-        other => panic!("{other:?}"),
+        other @ (Verdict::Reject(_) | Verdict::Drop(_)) => panic!("{other:?}"),
     }
 }
 
