@@ -300,7 +300,7 @@ fn under_load() -> Result<(), Failed> {
     Ok(())
 }
 
-/// Never refused, whoever of the two answers.
+/// Never refused and never unready, whoever of the two answers.
 fn health_all_the_time(
     scene: &Scene,
     finish: &Arc<AtomicBool>,
@@ -310,8 +310,15 @@ fn health_all_the_time(
     thread::spawn(move || {
         let mut count = 0;
         while !finish.load(Ordering::Relaxed) {
-            let (status, body) = client::http_get(&from, to, "/readyz", LIMIT)
-                .map_err(|error| format!("/readyz: {error}"))?;
+            let ask = || client::http_get(&from, to, "/readyz", LIMIT);
+            // One that the old process has accepted and not read yet is cut: no refusal,
+            // but an answer without a word. It is asked again, and then must be answered.
+            let asked = match ask() {
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Err(error),
+                Err(_) => ask(),
+                answered => answered,
+            };
+            let (status, body) = asked.map_err(|error| format!("/readyz: {error}"))?;
             if status != 200 {
                 return Err(format!("/readyz: {status} {body}"));
             }
