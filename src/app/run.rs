@@ -66,7 +66,9 @@ impl App {
             }
         };
         self.takeovers.close();
-        let _stopping = self.readiness.block(STOPPING);
+        // After a hand-over whoever still asks here is told what holds for the node.
+        let handed_over = matches!(stopped, Ok(None));
+        let _stopping = (!handed_over).then(|| self.readiness.block(STOPPING));
         let timeout = self.config.drain_timeout;
         let result = match stopped {
             Ok(Some(signal)) => {

@@ -44,7 +44,7 @@ struct State {
 
 impl NodePorts {
     /// Starts the workers. They listen nowhere until [`NodePorts::program`] tells
-    /// what for and [`NodePorts::set_open`] when. Their flows share table, settings and limits with `dataplane`.
+    /// what for and [`NodePorts::open`] when. Their flows share table, settings and limits with `dataplane`.
     ///
     /// # Errors
     /// When the system gives no epoll instance or no thread.
