@@ -8,18 +8,23 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::runtime;
 
-use crate::admin::client::ask;
-use crate::config::RunArgs;
+use crate::admin::client::{AskError, ask, put};
+use crate::config::Settings;
 
+mod check;
 mod demo;
 mod explain;
+mod generate;
+mod init;
 mod list;
+mod log_level;
 mod run;
+mod top;
 
 /// A Kubernetes service proxy in userspace: no kernel module, no netfilter, no eBPF.
 #[derive(Debug, Parser)]
@@ -35,25 +40,57 @@ const EXIT_STATUS: &str = "Exit status: 0 done; 1 failed at run time; 2 wrong us
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Carry the traffic of services on this node
-    Run(Box<RunArgs>),
+    Run(Settings),
     /// List the virtual servers, or the flows, of the proxy that runs here
     List(list::ListArgs),
     /// Tell what becomes of a new flow and why: service, policies, every endpoint, who is next
     Explain(explain::ExplainArgs),
+    /// Tell or change what the proxy that runs here logs
+    LogLevel(log_level::LogLevelArgs),
+    /// Tell what this node has and lacks: a line for each thing, with what mends it
+    ///
+    /// Takes the options of run, and holds them against the node; nothing is changed.
+    /// The status is 3 if a line says failure.
+    Check(Box<check::CheckArgs>),
+    /// Make the device and its routes for a user, so that run needs no privilege
+    ///
+    /// Needs CAP_NET_ADMIN itself. The device stays until init --remove or a reboot; it
+    /// takes as many queues as run has workers. Without CAP_NET_ADMIN, run serves what
+    /// is routed here, and nothing that needs a route of its own.
+    Init(Box<init::InitArgs>),
+    /// Watch virtual servers and flows of the proxy that runs here, live in a terminal
+    Top(top::TopArgs),
     /// Show it: a cluster in network namespaces, the proxy in it, traffic through it
     ///
     /// Works as any user. Nothing outside the namespaces is touched.
     Demo(demo::DemoArgs),
+    /// Print completions for a shell
+    Completions(generate::CompletionsArgs),
+    /// Print the man page, or write one for each command into a directory
+    Man(generate::ManArgs),
+}
+
+/// The whole command line, to be looked at.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Reads the arguments of the process, does what they say and returns its exit
 /// status.
 pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Run(args) => run::run(*args).map(|()| ExitCode::SUCCESS),
+        Command::Run(args) => run::run(&args).map(|()| ExitCode::SUCCESS),
         Command::List(args) => list::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Explain(args) => explain::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::LogLevel(args) => log_level::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Check(args) => check::run(*args),
+        Command::Init(args) => init::run(*args).map(|()| ExitCode::SUCCESS),
+        Command::Top(args) => top::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => demo::run(&args),
+        Command::Completions(args) => {
+            generate::completions(&args, command()).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Man(args) => generate::man(&args, command()).map(|()| ExitCode::SUCCESS),
     };
     match done {
         Ok(code) => code,
@@ -125,12 +162,25 @@ impl Failure {
 
 /// Asks the proxy on `socket`.
 fn fetch<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, Failure> {
+    wait(ask(socket, path))
+}
+
+/// Has the proxy on `socket` replace a document. Returns its answer.
+fn send<T: DeserializeOwned>(
+    socket: &Path,
+    path: &str,
+    document: &impl Serialize,
+) -> Result<T, Failure> {
+    wait(put(socket, path, document))
+}
+
+fn wait<T>(answer: impl Future<Output = Result<T, AskError>>) -> Result<T, Failure> {
     let failed = |error: &dyn Error| Failure::new(Status::Failed, error);
     runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| failed(&error))?
-        .block_on(ask(socket, path))
+        .block_on(answer)
         .map_err(|error| failed(&error))
 }
 
@@ -159,8 +209,6 @@ fn print(text: &str) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -1,10 +1,16 @@
-//! The configuration of the proxy: flags in, one validated [`Config`] out.
+//! The configuration of the proxy: flags and a file in, one validated [`Config`]
+//! out.
 //!
-//! [`RunArgs`] is what clap reads, each value in its final type already;
-//! [`Config::try_from`] settles what is left to defaults of the machine and
-//! what concerns several options. Nothing after that looks at text again.
+//! [`Settings`] holds the command line and reads the file of `--config`; together
+//! they make [`RunArgs`], which is what clap reads, each value in its final type
+//! already; [`Config::try_from`] settles what is left to defaults of the machine
+//! and what concerns several options. Nothing after that looks at text again.
+//!
+//! The flags are the one list of settings: the file's fields are made from them
+//! (`file`), and [`Config::settings`] shows each of them again, which a test
+//! holds against the flags.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::thread;
@@ -13,21 +19,28 @@ use std::time::Duration;
 use hyper::Uri;
 use ipnet::IpNet;
 use nix::sys::resource::{Resource, getrlimit};
-use thiserror::Error;
 
 use crate::ipvs::SchedulerKind;
 use crate::node_port::NodePortAddress;
 
 mod args;
 pub mod duration;
+mod error;
+mod file;
+mod settings;
 pub mod size;
 mod values;
+mod view;
 
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use args::{ADMIN_SOCKET, RunArgs};
-pub use values::{InterfaceName, LogFormat, MasqueradeSource, PodTraffic};
+pub use args::{ADMIN_SOCKET, DeviceArgs, RunArgs};
+pub use error::{ConfigError, FileError};
+pub use settings::{Loaded, Settings};
+pub use values::{InterfaceName, LogFilter, LogFormat, MasqueradeSource, Mode, PodTraffic};
 
 /// FIN timeout when the flag says 0: that of IPVS (`ip_vs_proto_tcp.c`).
 const TCPFIN_TIMEOUT: Duration = Duration::from_secs(120);
@@ -61,6 +74,16 @@ pub struct Config {
     pub node_port_addresses: Vec<NodePortAddress>,
     /// Where health is told; `None` is nowhere.
     pub healthz_bind_address: Option<SocketAddr>,
+    /// Whether no route is set but those of `service_cidrs`.
+    pub fixed_routes: bool,
+    /// When it takes part.
+    pub mode: Mode,
+    /// Where kube-proxy tells its health.
+    pub kube_proxy_healthz: SocketAddr,
+    /// Where metrics and the status page are told; `None` is nowhere.
+    pub metrics_bind_address: Option<SocketAddr>,
+    /// Most service ports with metrics and a history of their own.
+    pub metrics_max_services: usize,
     /// Path of the admin socket.
     pub admin_socket: PathBuf,
     /// Whether to take over from a proxy that runs.
@@ -69,6 +92,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Form of the log.
     pub log_format: LogFormat,
+    /// What is logged.
+    pub log_level: LogFilter,
 }
 
 /// Where objects come from.
@@ -97,7 +122,7 @@ pub struct TunConfig {
 }
 
 /// What concerns flows.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct FlowConfig {
     /// Who chooses among real servers.
     pub scheduler: SchedulerKind,
@@ -119,54 +144,12 @@ pub struct FlowConfig {
     pub connect_timeout: Duration,
     /// Whether pings to virtual IPs are answered.
     pub answer_ping: bool,
+    /// Whether finished flows are logged where no annotation says.
+    pub access_log: bool,
     /// Most flows at a time.
     pub max_flows: usize,
     /// Most memory for buffers, in bytes.
     pub max_memory: usize,
-}
-
-/// Why options that are fine one by one make no configuration. Names the flag
-/// and the value.
-#[derive(Debug, Error)]
-pub enum ConfigError {
-    /// The source is not there.
-    #[error("{flag} '{}' cannot be read", path.display())]
-    Source {
-        /// The flag that names it.
-        flag: &'static str,
-        /// What was given.
-        path: PathBuf,
-        /// What the system says.
-        source: std::io::Error,
-    },
-    /// Two networks that share addresses.
-    #[error("--service-cidr '{first},{second}': the one contains the other")]
-    ServiceCidrOverlap {
-        /// One of them.
-        first: IpNet,
-        /// The other.
-        second: IpNet,
-    },
-    /// A second address of a family.
-    #[error("--tun-address '{first},{second}': at most one IPv4 and one IPv6 address")]
-    TunAddressTwice {
-        /// The first given.
-        first: IpAddr,
-        /// The second given.
-        second: IpAddr,
-    },
-    /// The machine's name cannot serve as the node's.
-    #[error("the host name {reason}: name the node with --hostname-override NAME")]
-    HostName {
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The admin socket's path does not fit into a socket address.
-    #[error("--admin-socket '{}': a socket's path has 1 to {ADMIN_SOCKET_MAX} bytes", path.display())]
-    AdminSocketPath {
-        /// What was given.
-        path: PathBuf,
-    },
 }
 
 /// Longest path of a unix socket: `sun_path` (linux/un.h) less its final NUL.
@@ -178,6 +161,7 @@ impl TryFrom<RunArgs> for Config {
     /// Checks what concerns several options and fills in what the machine
     /// decides: its name, its CPUs.
     fn try_from(args: RunArgs) -> Result<Self, ConfigError> {
+        let fixed = !args.service_cidr.is_empty();
         Ok(Self {
             source: source(args.manifests, args.kubeconfig, args.master)?,
             node_name: args.hostname_override.map_or_else(host_name, Ok)?,
@@ -198,17 +182,36 @@ impl TryFrom<RunArgs> for Config {
                 connect_attempts: args.connect_attempts,
                 connect_timeout: args.connect_timeout,
                 answer_ping: args.answer_ping,
+                access_log: args.access_log,
                 max_flows: max_flows(args.max_flows),
                 max_memory: args.max_memory,
             },
             node_port_addresses: args.nodeport_addresses,
-            healthz_bind_address: args.healthz_bind_address.0,
+            healthz_bind_address: match args.healthz_bind_address {
+                Some(address) => address.0,
+                None => Some(default_healthz(args.mode)),
+            },
+            fixed_routes: fixed_routes(args.fixed_routes, args.mode, fixed)?,
+            mode: args.mode,
+            kube_proxy_healthz: args.kube_proxy_healthz,
+            metrics_bind_address: args.metrics_bind_address.0,
+            metrics_max_services: args.metrics_max_services,
             admin_socket: admin_socket(args.admin_socket)?,
             takeover: args.takeover,
             drain_timeout: args.drain_timeout,
             log_format: args.log_format,
+            log_level: args.log_level,
         })
     }
+}
+
+/// Beside a kube-proxy its own port is taken.
+fn default_healthz(mode: Mode) -> SocketAddr {
+    let port = match mode {
+        Mode::Always => values::HEALTHZ_PORT,
+        Mode::Fallback => values::FALLBACK_HEALTHZ_PORT,
+    };
+    SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port)
 }
 
 /// clap has seen to it that there is only one.
@@ -245,6 +248,14 @@ fn service_cidrs(mut cidrs: Vec<IpNet>) -> Result<Vec<IpNet>, ConfigError> {
         }
     }
     Ok(cidrs)
+}
+
+fn fixed_routes(asked: bool, mode: Mode, any: bool) -> Result<bool, ConfigError> {
+    match (asked, mode) {
+        (true, Mode::Fallback) => Err(ConfigError::FixedRoutesFallBack),
+        (true, Mode::Always) if !any => Err(ConfigError::FixedRoutesOfNothing),
+        (asked, Mode::Always | Mode::Fallback) => Ok(asked),
+    }
 }
 
 fn tun_addresses(addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, ConfigError> {

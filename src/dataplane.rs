@@ -14,11 +14,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod access_log;
+mod dial_failure;
 mod dialer;
 mod ending;
 mod flow_table;
 mod half_open;
 mod handle;
+mod histogram;
 mod local_addresses;
 mod preface;
 mod server_socket;
@@ -34,8 +36,11 @@ mod udp_flow;
 mod view;
 mod worker;
 
+pub use access_log::LogWriter;
+pub use dial_failure::DialFailure;
 pub use ending::{Ending, TcpTimeouts};
 pub use handle::{Dataplane, StartError};
+pub use histogram::Histogram;
 pub use server_socket::{KernelSocket, ServerSocket};
 pub use stats::Counters;
 pub use takeover::{HandedFlow, Suspended};
@@ -46,9 +51,10 @@ pub use view::FlowView;
 pub(crate) use access_log::{FlowRecord, start as start_access_log};
 pub(crate) use dialer::Dialer;
 pub(crate) use flow_table::{FlowId, FlowKey, FlowTable, Found};
+pub(crate) use handle::answered;
 pub(crate) use local_addresses::interface_addresses;
 pub(crate) use preface::proxy_header;
-pub(crate) use shared::Shared;
+pub(crate) use shared::{Shared, Sweep};
 pub(crate) use stats::{WorkerStats, add};
 pub(crate) use timers::Timers;
 pub(crate) use udp_flow::{UdpFlow, is_icmp};
@@ -64,6 +70,8 @@ pub struct DataplaneConfig {
     pub connect_timeout: Duration,
     /// Whether pings to virtual IPs are answered.
     pub answer_ping: bool,
+    /// Whether finished flows are logged where their virtual server does not say.
+    pub access_log: bool,
     /// Source address of connections to real servers.
     pub masquerade: Masquerade,
     /// Whether clients other than this node are served, until

@@ -9,6 +9,8 @@
 //! | [`cli`] | arguments to subcommand |
 //! | [`app`] | wiring, in the order of starting up |
 //! | [`config`] | options, parsed once into one checked value |
+//! | [`check`] | what a node has and lacks, a finding each |
+//! | [`node`] | facts of the node, whether the kernel carries services, privileges |
 //! | [`source`] | where objects come from |
 //! | [`service`] | desired state, as kube-proxy reads the objects; pure |
 //! | [`ipvs`] | the engine: virtual servers, real servers, schedulers, verdicts; pure |
@@ -31,12 +33,14 @@
 
 pub mod admin;
 pub mod app;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod dataplane;
 pub mod ipvs;
 pub mod lab;
 pub mod netstack;
+pub mod node;
 pub mod node_port;
 pub mod packet;
 pub mod service;

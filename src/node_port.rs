@@ -3,8 +3,9 @@
 //! kernel's `local` routing table, which no route into a TUN can outdo, so the kernel
 //! ends these connections, and the two kernel sockets are joined.
 //!
-//! A listener is open while its service has an endpoint for whoever reaches it, so that
-//! a client of a service without one is refused by the kernel. The kernel answers a SYN
+//! A listener is open while its service has an endpoint, so that a client of a service
+//! without one is refused by the kernel. Where that endpoint is for this node and its
+//! pods only, the listener lets in these alone (`audience`). The kernel answers a SYN
 //! before we see the connection: when then no real server takes it, the client sees a
 //! reset right after it connected. Until a real server is connected nothing is read from
 //! the client, so the next one can be tried. On TCP a node port that is open on all
@@ -31,6 +32,7 @@ use std::net::IpAddr;
 use std::num::NonZeroUsize;
 
 mod addresses;
+mod audience;
 mod flow;
 mod handle;
 mod listener;
@@ -40,6 +42,7 @@ mod plan;
 mod relay;
 mod takeover;
 mod token;
+mod unreachable;
 mod watch;
 mod worker;
 

@@ -13,6 +13,7 @@
 pub mod address;
 pub mod endpoint;
 pub mod index;
+pub mod namespace;
 pub mod object;
 mod scheduler_kind;
 pub mod service_port;
@@ -103,6 +104,13 @@ pub struct VirtualAddress {
 impl VirtualAddress {
     /// The address under which a node port is programmed: the unspecified
     /// address of the family, since a node port is open on several of the node's.
+    ///
+    /// kube-proxy's IPVS mode has a virtual server for each address of the node, and so
+    /// a rotation and a memory of clients for each. Here all addresses of a family
+    /// share one of both: a client with affinity meets the same real server at
+    /// whichever address it comes, as in the iptables and nftables modes, whose
+    /// policies are the default; and a few connections that are spread over
+    /// addresses are still spread evenly.
     pub fn node_port(family: Family, port: u16, protocol: Protocol) -> Self {
         let ip = match family {
             Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -224,6 +232,8 @@ pub struct VirtualServerSpec {
     pub scheduler: Option<SchedulerKind>,
     /// The PROXY protocol that the Service asks for.
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// Whether finished flows are logged, if the Service or its Namespace says so.
+    pub access_log: Option<bool>,
 }
 
 impl VirtualServerSpec {
@@ -243,6 +253,7 @@ impl VirtualServerSpec {
             source_ranges: None,
             scheduler: None,
             proxy_protocol: None,
+            access_log: None,
         }
     }
 }
@@ -269,6 +280,9 @@ pub struct NodeNetwork {
     /// Addresses of the node: those of type InternalIP in `status.addresses`, or
     /// if there is none, ExternalIP.
     pub addresses: Vec<IpAddr>,
+    /// The node is about to go: its Node is being deleted, or the cluster autoscaler
+    /// has marked it (kubernetes KEP-3836). Load balancers are told.
+    pub leaving: bool,
 }
 
 /// One step from the state that is programmed to the state that is wanted.

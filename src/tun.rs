@@ -4,7 +4,8 @@
 //! gives it its MTU, addresses and service routes through netlink, and
 //! [`VnetHeader`] is what stands before every packet that a [`Queue`] reads and
 //! writes. The device is not persistent: it and its routes go with the last
-//! queue, also after SIGKILL.
+//! queue, also after SIGKILL. One that shall stay, for a user without privilege, is
+//! kept by [`Queues::keep_for`] and taken up by [`attach_queues`] and [`Link::adopt`].
 //!
 //! Threads: none. A [`Queue`] is owned by its worker. A [`Link`] owns one task
 //! on the control runtime that carries its netlink socket; dropping the link
@@ -14,6 +15,7 @@ mod adopt;
 mod error;
 mod link;
 mod offload;
+mod prepared;
 mod queue;
 mod rights;
 
@@ -25,5 +27,6 @@ pub use link::{
 pub use offload::{
     ChecksumState, Gso, MAX_FRAME_LEN, VNET_HEADER_LEN, VnetHeader, VnetHeaderError,
 };
-pub use queue::{MAX_QUEUES, MAX_WRITE_PARTS, Offloads, Queue, Queues, open_queues};
+pub use prepared::attach_queues;
+pub use queue::{MAX_QUEUES, MAX_WRITE_PARTS, Offloads, Queue, Queues, check_driver, open_queues};
 pub use rights::{MAX_RIGHTS, receive_rights, send_rights};

@@ -10,6 +10,10 @@ use std::process::ExitCode;
 use kube_tun_proxy::lab;
 use libtest_mimic::{Arguments, Trial};
 
+#[expect(dead_code, reason = "the trials need a part of what it can do")]
+mod api_server;
+#[path = "cluster/check.rs"]
+mod check;
 #[path = "cluster/closing.rs"]
 mod closing;
 #[path = "cluster/demo.rs"]
@@ -18,8 +22,22 @@ mod demo;
 mod drain;
 #[path = "cluster/failover.rs"]
 mod failover;
+#[path = "cluster/fallback.rs"]
+mod fallback;
 #[path = "cluster/icmp.rs"]
 mod icmp;
+#[path = "cluster/init.rs"]
+mod init;
+#[path = "cluster/kernel.rs"]
+mod kernel;
+#[path = "cluster/kube.rs"]
+mod kube;
+#[path = "cluster/kube_endpoints.rs"]
+mod kube_endpoints;
+#[path = "cluster/kube_flows.rs"]
+mod kube_flows;
+#[path = "cluster/kube_stage.rs"]
+mod kube_stage;
 #[path = "cluster/lab.rs"]
 mod lab_itself;
 #[path = "cluster/lab_servers.rs"]
@@ -30,6 +48,8 @@ mod lifecycle;
 mod limits;
 #[path = "cluster/live.rs"]
 mod live;
+#[path = "cluster/looking_in.rs"]
+mod looking_in;
 #[path = "cluster/manifests.rs"]
 mod manifest_files;
 #[path = "cluster/node_port.rs"]
@@ -42,6 +62,8 @@ mod node_port_objects;
 mod node_port_stage;
 #[path = "cluster/refusals.rs"]
 mod refusals;
+#[path = "cluster/reload.rs"]
+mod reload;
 #[path = "cluster/sockets.rs"]
 mod sockets;
 #[path = "cluster/start.rs"]
@@ -69,20 +91,28 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(TRIALS_AT_A_TIME);
     let trials: Vec<Trial> = [
+        check::trials(),
         closing::trials(),
         demo::trials(),
         drain::trials(),
         failover::trials(),
+        fallback::trials(),
         icmp::trials(),
+        init::trials(),
+        kube::trials(),
+        kube_endpoints::trials(),
+        kube_flows::trials(),
         lab_itself::trials(),
         lab_servers::trials(),
         lifecycle::trials(),
         limits::trials(),
         live::trials(),
+        looking_in::trials(),
         manifest_files::trials(),
         node_port::trials(),
         node_port_exposure::trials(),
         refusals::trials(),
+        reload::trials(),
         start::trials(),
         takeover::trials(),
         tcp::trials(),
@@ -94,8 +124,12 @@ fn main() -> ExitCode {
     .into_iter()
     .flatten()
     .collect();
+    let driver = init::Driver::for_everybody();
     if !arguments.list
-        && let Err(error) = lab::enter().and_then(|()| lab::require_tun())
+        && let Err(error) = lab::enter().and_then(|()| {
+            driver.put_in_place();
+            lab::require_tun()
+        })
     {
         let mend = error
             .mend()
@@ -105,5 +139,7 @@ fn main() -> ExitCode {
         let _ = writeln!(io::stderr(), "{error}{mend}");
         return ExitCode::FAILURE;
     }
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    drop(driver);
+    conclusion.exit_code()
 }

@@ -82,7 +82,12 @@ fn a_wrong_filter_for_the_log_is_wrong_usage() {
         .unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.starts_with("error: RUST_LOG is no filter"), "{said}");
+    for part in [
+        "error: invalid value 'info,=[' for '--log-level",
+        "RUST_LOG",
+    ] {
+        assert!(said.contains(part), "{said:?} lacks {part:?}");
+    }
 }
 
 #[test]
@@ -98,6 +103,34 @@ fn help_and_version_are_data() {
         assert!(!output.stdout.is_empty(), "{words:?}");
         assert_eq!(output.stderr, b"", "{words:?}");
     }
+}
+
+#[test]
+fn completions_and_pages_are_made_of_the_command_line() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let output = call(&["completions", shell]);
+        assert_eq!(output.status.code(), Some(0), "{shell}");
+        let script = String::from_utf8(output.stdout).unwrap();
+        for word in ["connect-attempts", "log-level", "explain"] {
+            assert!(script.contains(word), "{shell} lacks {word}");
+        }
+    }
+    fails(&["completions", "csh"], 2, &["csh", "bash"]);
+
+    let page = call(&["man"]);
+    assert_eq!(page.status.code(), Some(0));
+    assert!(
+        String::from_utf8(page.stdout)
+            .unwrap()
+            .contains(".TH kube-tun-proxy 1")
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let into = directory.path().join("man1");
+    let written = call(&["man", into.to_str().unwrap()]);
+    assert_eq!(written.status.code(), Some(0));
+    assert_eq!(written.stdout, b"");
+    let run = fs::read_to_string(into.join("kube-tun-proxy-run.1")).unwrap();
+    assert!(run.contains("connect\\-attempts"));
 }
 
 #[test]

@@ -19,11 +19,13 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "admin",
             "app",
+            "check",
             "config",
             "dataplane",
             "ipvs",
             "lab",
             "netstack",
+            "node",
             "node_port",
             "packet",
             "service",
@@ -35,10 +37,12 @@ const ARROWS: &[(&str, &[&str])] = &[
         "app",
         &[
             "admin",
+            "check",
             "config",
             "dataplane",
             "ipvs",
             "netstack",
+            "node",
             "node_port",
             "packet",
             "service",
@@ -46,6 +50,10 @@ const ARROWS: &[(&str, &[&str])] = &[
             "tun",
         ],
     ),
+    // Holds what it finds on the node against what the options ask for.
+    ("check", &["config", "node", "source", "tun"]),
+    // Reads from the kernel, knows nothing of the proxy.
+    ("node", &[]),
     // Options take their types, names and limits from what they configure.
     ("config", &["ipvs", "node_port", "service", "tun"]),
     // Read-only handles and what they show.
@@ -54,7 +62,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("lab", &["service"]),
     ("source", &["service"]),
     // Dials, counts, limits and logs flows as the data plane does, with its parts.
-    ("node_port", &["dataplane", "ipvs", "service"]),
+    ("node_port", &["dataplane", "ipvs", "packet", "service"]),
     ("dataplane", &["ipvs", "netstack", "packet", "tun"]),
     ("netstack", &["packet"]),
     ("tun", &["packet"]),

@@ -4,41 +4,95 @@
 //! Addresses are `address:port` texts, `[address]:port` for IPv6. Fields may be
 //! added; those that are here keep name, type and meaning.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 mod explain;
+mod filter;
+mod live;
 
 pub use explain::{
     Affinity, EXPLAIN, ExplainedEndpoint, ExplainedVirtualServer, Explanation, Outcome, Placing,
     Protocol, Question,
 };
 
+pub use filter::{AddressFilter, FlowFilter, FlowSort, NoAddress, NoService, ServiceFilter};
+pub use live::{HealthStatus, History, Rates, Reason, STATUS, SourceStatus, Status, WorkerStatus};
+
 use serde::{Deserialize, Serialize};
 
-/// Path of [`Services`].
+/// Path of [`Services`]; the query is a [`Detail`].
 pub const SERVICES: &str = "/v1/services";
 
-/// Path of [`Flows`].
+/// Path of [`Flows`]; the query is a [`FlowFilter`].
 pub const FLOWS: &str = "/v1/flows";
 
-/// All virtual servers, by protocol, address and port.
+/// Path of [`LogLevel`], to be read and to be replaced.
+pub const LOG_LEVEL: &str = "/v1/log-level";
+
+/// Path of the configuration in effect: a TunProxyConfiguration with every setting.
+pub const CONFIGZ: &str = "/v1/configz";
+
+/// What is logged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+pub struct LogLevel {
+    /// Directives as `tracing_subscriber::EnvFilter` takes them.
+    pub directives: String,
+}
+
+/// How much of [`Services`] or [`Status`] is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Detail {
+    /// With the last minutes.
+    #[serde(default)]
+    pub history: bool,
+}
+
+/// All virtual servers, by protocol, address and port.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Services {
+    /// Whether the proxy takes part, with `--mode fallback`; absent without it, and until
+    /// the kernel was looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Standing>,
     /// One for each address, port and protocol that is served.
     pub virtual_servers: Vec<VirtualServer>,
 }
 
-/// One virtual server.
+/// Whether a proxy that falls back takes part.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+pub struct Standing {
+    /// Whether services are routed to it.
+    pub active: bool,
+    /// What the kernel did when that was decided.
+    pub reason: String,
+    /// Seconds since then.
+    pub since_seconds: u64,
+    /// How often it was decided otherwise than before, from the start on.
+    pub changes: u64,
+}
+
+/// One virtual server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct VirtualServer {
-    /// `TCP` or `UDP`.
+    /// `TCP`, `UDP` or `SCTP`.
     pub protocol: String,
     /// Where clients send to.
     pub address: SocketAddr,
     /// The service port: `namespace/name:port`.
     pub service: String,
+    /// By which kind of address it is reached: `ClusterIP`, `NodePort`,
+    /// `LoadBalancerIP` or `ExternalIP`.
+    #[serde(default)]
+    pub exposure: String,
+    /// False for SCTP, whose traffic is dropped.
+    #[serde(default = "carried")]
+    pub carried: bool,
     /// The scheduler: `rr`.
     pub scheduler: String,
     /// Session affinity: how long a client stays with its real server, in
@@ -47,10 +101,20 @@ pub struct VirtualServer {
     pub persistence_seconds: Option<u64>,
     /// By address.
     pub real_servers: Vec<RealServer>,
+    /// Absent until the first interval is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rates: Option<Rates>,
+    /// If it was asked for; absent too for those beyond `--metrics-max-services`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<History>,
+}
+
+fn carried() -> bool {
+    true
 }
 
 /// One real server of a virtual server.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RealServer {
     /// Where flows are carried to.
@@ -71,14 +135,48 @@ pub struct RealServer {
     pub bytes_to_real_server: u64,
     /// Bytes of payload from it to clients.
     pub bytes_to_client: u64,
+    /// Absent until the first interval is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rates: Option<Rates>,
 }
 
-/// All flows, by protocol, client and virtual address.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Path of [`AllCounters`].
+pub const COUNTERS: &str = "/v1/counters";
+
+/// What the workers have counted since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AllCounters {
+    /// Of what comes through the TUN.
+    pub tun: Counters,
+    /// Of what comes through kernel listeners: node ports, and virtual IPs that the
+    /// node has.
+    pub node_ports: Counters,
+}
+
+/// What the workers of one kind have counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Counters {
+    /// Flows that were opened.
+    pub opened: u64,
+    /// Real servers stepped over because they refused or stayed silent.
+    pub failovers: u64,
+    /// Packets dropped, by reason; reasons that never came up are left out.
+    pub dropped: BTreeMap<String, u64>,
+    /// New flows refused, by reason; as above.
+    pub rejected: BTreeMap<String, u64>,
+}
+
+/// The flows that were asked for, in the order that was asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Flows {
     /// One for each TCP connection or UDP conversation.
     pub flows: Vec<Flow>,
+    /// How many fit the filter, more than are told if there was a limit.
+    #[serde(default)]
+    pub matching: usize,
 }
 
 /// One flow.

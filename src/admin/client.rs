@@ -4,11 +4,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
-use hyper::{Request, StatusCode, header};
+use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -80,11 +81,37 @@ pub enum AskError {
 ///
 /// [`AskError`], with what to do where that is known.
 pub async fn ask<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, AskError> {
+    request(socket, get_request(path)).await
+}
+
+/// Has the proxy on `socket` replace the document at `path`. Returns its answer.
+///
+/// # Errors
+///
+/// As [`ask`].
+pub async fn put<T: DeserializeOwned>(
+    socket: &Path,
+    path: &str,
+    document: &impl Serialize,
+) -> Result<T, AskError> {
+    let mut put = get_request(path);
+    *put.method_mut() = Method::PUT;
+    let json = header::HeaderValue::from_static("application/json");
+    put.headers_mut().insert(header::CONTENT_TYPE, json);
+    *put.body_mut() = Full::from(serde_json::to_vec(document)?);
+    request(socket, put).await
+}
+
+async fn request<T: DeserializeOwned>(
+    socket: &Path,
+    request: Request<Full<Bytes>>,
+) -> Result<T, AskError> {
     let exchange = async {
         let stream = UnixStream::connect(socket)
             .await
             .map_err(|source| connect_error(socket, source))?;
-        let (status, body) = get(stream, path).await?;
+        let (parts, body) = send(stream, request).await?;
+        let status = parts.status;
         if status == StatusCode::OK {
             Ok(serde_json::from_slice(&body)?)
         } else {
@@ -110,26 +137,30 @@ fn connect_error(path: &Path, source: io::Error) -> AskError {
     }
 }
 
-/// One HTTP/1.1 request on a connection of its own.
-pub(super) async fn get(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    path: &str,
-) -> Result<(StatusCode, Bytes), hyper::Error> {
-    let (parts, body) = exchange(stream, path).await?;
-    Ok((parts.status, body))
-}
-
-/// As [`get`], with the answer's headers.
+/// One HTTP/1.1 request for a document on a connection of its own.
+#[cfg(test)]
 pub(super) async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     path: &str,
 ) -> Result<(hyper::http::response::Parts, Bytes), hyper::Error> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let mut request = Request::new(Empty::<Bytes>::new());
+    send(stream, get_request(path)).await
+}
+
+fn get_request(path: &str) -> Request<Full<Bytes>> {
+    let mut request = Request::new(Full::default());
     *request.uri_mut() = hyper::Uri::try_from(path).unwrap_or_default();
     request
         .headers_mut()
         .insert(header::HOST, header::HeaderValue::from_static("localhost"));
+    request
+}
+
+/// One HTTP/1.1 request on a connection of its own.
+async fn send(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: Request<Full<Bytes>>,
+) -> Result<(hyper::http::response::Parts, Bytes), hyper::Error> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let answer = async {
         let (parts, body) = sender.send_request(request).await?.into_parts();
         let body = body.collect().await?.to_bytes();

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::future::{Ready, ready};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -22,6 +23,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio::net::TcpListener;
 
+use super::metrics::HealthAnswers;
 use super::readiness::Readiness;
 
 /// How long a change may wait before the proxy counts as unhealthy: twice
@@ -42,6 +44,18 @@ pub enum Family {
 pub struct Health {
     readiness: Readiness,
     families: Arc<Mutex<BTreeMap<Family, Progress>>>,
+    /// What `/readyz` adds while ready.
+    note: Arc<Mutex<Option<String>>>,
+    /// Whether load balancers may send to this node.
+    eligible: Arc<AtomicBool>,
+    answers: Arc<Answers>,
+}
+
+/// How often each answer was given.
+#[derive(Debug, Default)]
+struct Answers {
+    healthz: [AtomicU64; 2],
+    livez: [AtomicU64; 2],
 }
 
 /// How far the changes of one family have come.
@@ -63,7 +77,16 @@ impl Health {
         Self {
             readiness,
             families: Arc::new(Mutex::new(families)),
+            note: Arc::default(),
+            // As kube-proxy, until a Node object says something else.
+            eligible: Arc::new(AtomicBool::new(true)),
+            answers: Arc::default(),
         }
+    }
+
+    /// What `/readyz` says behind `ready` from now on: being ready may mean to stand by.
+    pub fn set_note(&self, note: String) {
+        *self.note.lock().unwrap_or_else(PoisonError::into_inner) = Some(note);
     }
 
     /// Changes have arrived and are going to be programmed.
@@ -71,6 +94,12 @@ impl Health {
         self.each(|progress| {
             progress.queued.get_or_insert(now);
         });
+    }
+
+    /// Whether load balancers may send to this node: not while it is about to be
+    /// deleted. `/healthz` says so, and 503; `/livez` does not care.
+    pub fn set_eligible(&self, eligible: bool) {
+        self.eligible.store(eligible, Ordering::Relaxed);
     }
 
     /// Everything that has arrived is programmed.
@@ -83,15 +112,47 @@ impl Health {
         });
     }
 
-    /// Whether new connections are taken: the proxy does not end.
+    /// Whether load balancers may send to this node: it is not about to be deleted, and
+    /// the proxy does not end.
     pub fn is_eligible(&self) -> bool {
-        !self.readiness.is_stopping()
+        self.eligible.load(Ordering::Relaxed) && !self.is_stopping()
+    }
+
+    /// Whether the proxy takes no new connections because it ends.
+    pub fn is_stopping(&self) -> bool {
+        self.readiness.is_stopping()
     }
 
     /// Whether no change waits for longer than [`HEALTH_TIMEOUT`].
     pub fn is_healthy(&self, now: Instant) -> bool {
         let families = self.families.lock().unwrap_or_else(PoisonError::into_inner);
         families.values().all(|progress| progress.is_healthy(now))
+    }
+
+    /// How often `/healthz` and `/livez` gave which answer.
+    pub fn answers(&self) -> Vec<HealthAnswers> {
+        let paths = [
+            ("healthz", &self.answers.healthz),
+            ("livez", &self.answers.livez),
+        ];
+        paths
+            .into_iter()
+            .flat_map(|(path, counts)| {
+                CODES
+                    .into_iter()
+                    .zip(counts)
+                    .map(move |(code, count)| HealthAnswers {
+                        path,
+                        code: code.as_u16(),
+                        count: count.load(Ordering::Relaxed),
+                    })
+            })
+            .collect()
+    }
+
+    /// What is told at `/readyz`.
+    pub fn readiness(&self) -> &Readiness {
+        &self.readiness
     }
 
     fn each(&self, change: impl FnMut(&mut Progress)) {
@@ -142,6 +203,9 @@ impl Progress {
     }
 }
 
+/// What `/healthz` and `/livez` may answer, in the order that answers are counted.
+const CODES: [StatusCode; 2] = [StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE];
+
 /// kube-proxy's body.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -178,40 +242,43 @@ fn router(health: Health) -> Router {
         .with_state(health)
 }
 
-/// The node counts as eligible for new connections unless the proxy ends, as for
-/// kube-proxy while the node is about to be deleted (KEP-3836): load balancers then
-/// leave it, while `/livez` says that nothing has to be restarted.
+/// The node counts as eligible unless it is about to be deleted (KEP-3836) or the proxy
+/// ends: load balancers then leave it, while `/livez` says that nothing has to be
+/// restarted.
 fn healthz(State(health): State<Health>) -> Ready<Response> {
-    ready(answer(&health.report(
-        Instant::now(),
-        SystemTime::now(),
-        Some(health.is_eligible()),
-    )))
+    let eligible = Some(health.is_eligible());
+    let report = health.report(Instant::now(), SystemTime::now(), eligible);
+    ready(answer(&report, &health.answers.healthz))
 }
 
 fn livez(State(health): State<Health>) -> Ready<Response> {
-    ready(answer(&health.report(
-        Instant::now(),
-        SystemTime::now(),
-        None,
-    )))
+    let report = health.report(Instant::now(), SystemTime::now(), None);
+    ready(answer(&report, &health.answers.livez))
 }
 
 fn readyz(State(health): State<Health>) -> Ready<Response> {
     let blockers = health.readiness.blockers();
     if blockers.is_empty() {
-        return ready((StatusCode::OK, "ready\n").into_response());
+        let note = health.note.lock().unwrap_or_else(PoisonError::into_inner);
+        let body = match &*note {
+            None => "ready\n".to_owned(),
+            Some(note) => format!("ready, {note}\n"),
+        };
+        return ready((StatusCode::OK, body).into_response());
     }
     let body = format!("not ready: {}\n", blockers.join(", "));
     ready((StatusCode::SERVICE_UNAVAILABLE, body).into_response())
 }
 
-fn answer(report: &Report) -> Response {
-    let status = if report.healthy {
-        StatusCode::OK
+fn answer(report: &Report, counts: &[AtomicU64; CODES.len()]) -> Response {
+    let [ok, unavailable] = CODES;
+    let [good, bad] = counts;
+    let (status, count) = if report.healthy {
+        (ok, good)
     } else {
-        StatusCode::SERVICE_UNAVAILABLE
+        (unavailable, bad)
     };
+    count.fetch_add(1, Ordering::Relaxed);
     let headers: [(HeaderName, &str); 2] = [
         (header::CONTENT_TYPE, "application/json"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),

@@ -23,29 +23,59 @@ use axum::{Json, Router};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::upgrade::downcast;
 use nix::sys::stat::{Mode, fchmod};
+use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
 use thiserror::Error;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
 use super::api::{
-    EXPLAIN, Explanation, FLOWS, Flow, Flows, Question, SERVICES, Services, VirtualServer,
+    AllCounters, CONFIGZ, COUNTERS, Detail, EXPLAIN, Explanation, FLOWS, FlowFilter, Flows,
+    LOG_LEVEL, LogLevel, Question, SERVICES, STATUS, Services, Standing, Status, VirtualServer,
 };
+use super::metrics::Measurements;
 
 /// Commands waiting to be answered; more than a person and a script ever are.
 /// The kernel lets those beyond it wait in `connect`.
 const BACKLOG: i32 = 16;
 
-/// What the socket can tell: a read-only view of the proxy.
+/// What can be told of the proxy, and the one thing that can be changed.
 pub trait View: Send + Sync + 'static {
     /// The virtual servers, in the order to print.
-    fn services(&self) -> Vec<VirtualServer>;
+    fn services(&self, detail: Detail) -> Vec<VirtualServer>;
 
-    /// The flows, in the order to print.
-    fn flows(&self) -> impl Future<Output = Vec<Flow>> + Send;
+    /// Whether the proxy takes part, if it does not always.
+    fn standing(&self) -> Option<Standing> {
+        None
+    }
+
+    /// The flows that are asked for.
+    fn flows(&self, filter: &FlowFilter) -> impl Future<Output = Flows> + Send;
+
+    /// What was counted.
+    fn counters(&self) -> AllCounters;
 
     /// What becomes of a new flow, and why.
     fn explain(&self, question: &Question) -> Explanation;
+
+    /// The proxy as a whole.
+    fn status(&self, detail: Detail) -> Status;
+
+    /// All that is measured.
+    fn measurements(&self) -> Measurements;
+
+    /// The configuration in effect.
+    fn configz(&self) -> Value;
+
+    /// The directives that decide what is logged.
+    fn log_level(&self) -> String;
+
+    /// Logs what these directives say from now on.
+    ///
+    /// # Errors
+    ///
+    /// A sentence about what is wrong with them.
+    fn set_log_level(&self, directives: &str) -> Result<(), String>;
 }
 
 /// Why the socket could not be made.
@@ -268,21 +298,52 @@ fn listen(path: &Path) -> io::Result<net::UnixListener> {
 }
 
 fn router<V: View>(view: Arc<V>) -> Router {
+    let private = Router::new()
+        .route(CONFIGZ, get(configz::<V>))
+        .route(LOG_LEVEL, get(log_level::<V>).put(set_log_level::<V>))
+        .with_state(Arc::clone(&view));
+    documents(view).merge(private)
+}
+
+/// The documents that anyone who reaches a socket of ours may read.
+pub(super) fn documents<V: View>(view: Arc<V>) -> Router {
     Router::new()
         .route(SERVICES, get(services::<V>))
         .route(FLOWS, get(flows::<V>))
+        .route(COUNTERS, get(counters::<V>))
         .route(EXPLAIN, get(explain::<V>))
+        .route(STATUS, get(status::<V>))
         .with_state(view)
 }
 
-fn services<V: View>(State(view): State<Arc<V>>) -> std::future::Ready<Json<Services>> {
-    let virtual_servers = view.services();
-    std::future::ready(Json(Services { virtual_servers }))
+fn services<V: View>(
+    State(view): State<Arc<V>>,
+    Query(detail): Query<Detail>,
+) -> std::future::Ready<Json<Services>> {
+    let virtual_servers = view.services(detail);
+    let fallback = view.standing();
+    std::future::ready(Json(Services {
+        fallback,
+        virtual_servers,
+    }))
 }
 
-async fn flows<V: View>(State(view): State<Arc<V>>) -> Json<Flows> {
-    let flows = view.flows().await;
-    Json(Flows { flows })
+fn counters<V: View>(State(view): State<Arc<V>>) -> std::future::Ready<Json<AllCounters>> {
+    std::future::ready(Json(view.counters()))
+}
+
+async fn flows<V: View>(
+    State(view): State<Arc<V>>,
+    Query(filter): Query<FlowFilter>,
+) -> Json<Flows> {
+    Json(view.flows(&filter).await)
+}
+
+fn status<V: View>(
+    State(view): State<Arc<V>>,
+    Query(detail): Query<Detail>,
+) -> std::future::Ready<Json<Status>> {
+    std::future::ready(Json(view.status(detail)))
 }
 
 fn explain<V: View>(
@@ -321,5 +382,26 @@ fn takeover(
     std::future::ready((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
 }
 
+fn configz<V: View>(State(view): State<Arc<V>>) -> std::future::Ready<Json<Value>> {
+    std::future::ready(Json(view.configz()))
+}
+
+fn log_level<V: View>(State(view): State<Arc<V>>) -> std::future::Ready<Json<LogLevel>> {
+    let directives = view.log_level();
+    std::future::ready(Json(LogLevel { directives }))
+}
+
+fn set_log_level<V: View>(
+    State(view): State<Arc<V>>,
+    Json(level): Json<LogLevel>,
+) -> std::future::Ready<Result<Json<LogLevel>, (StatusCode, String)>> {
+    let set = view.set_log_level(&level.directives);
+    let answer = set.map_err(|error| (StatusCode::BAD_REQUEST, error));
+    std::future::ready(answer.map(|()| {
+        let directives = view.log_level();
+        Json(LogLevel { directives })
+    }))
+}
+
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -10,9 +10,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::pods::PodGate;
 use super::{Ended, pods};
 use crate::config::Source;
-use crate::dataplane::Dataplane;
 use crate::source::Batch;
 use crate::source::kubernetes::{
     self, Access, AccessError, Cluster, Connection, ServiceCidrs, Timing,
@@ -57,16 +57,16 @@ pub(super) struct Following {
     /// Where the service ranges decide about routes.
     pub(super) service_cidrs: Option<watch::Sender<ServiceCidrs>>,
     /// Where NetworkPolicies decide whether pods are served.
-    pub(super) dataplane: Option<Arc<Dataplane>>,
+    pub(super) pods: Option<Arc<PodGate>>,
 }
 
 impl Following {
     /// Starts the tasks.
     pub(super) fn spawn(self, tasks: &mut JoinSet<Ended>) {
-        let network_policies = self.dataplane.map(|dataplane| {
+        let network_policies = self.pods.map(|gate| {
             let (sender, receiver) = watch::channel(kubernetes::NetworkPolicies::default());
             tasks.spawn(async move {
-                pods::follow(receiver, |serve| dataplane.serve_pods(serve)).await;
+                pods::follow(receiver, |serve| gate.decided(serve)).await;
                 ("the follower of NetworkPolicies", None)
             });
             sender

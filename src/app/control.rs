@@ -8,12 +8,17 @@ use tracing::{debug, info, warn};
 
 use super::exposure::Exposure;
 use super::programming::ProgrammingLatency;
+use super::syncs::{Changes, Syncs};
 use crate::admin::health::Health;
 use crate::admin::readiness::Blocker;
 use crate::ipvs::Table;
 use crate::service::index::Index;
 use crate::service::object::ObjectWarning;
 use crate::source::Batch;
+
+/// Changes of the first full state that are programmed at a time: nothing is served
+/// yet, and all of them are more memory than is needed ever after.
+const PORTION: usize = 512;
 
 /// Applies batches of events to the index, and what changes to the table. No
 /// task of its own: it belongs to the one that receives the batches.
@@ -24,6 +29,7 @@ pub(super) struct Control {
     table: Arc<Table>,
     health: Health,
     latency: Arc<ProgrammingLatency>,
+    syncs: Arc<Syncs>,
     /// Told of changes once the table has them.
     exposure: Option<Arc<Exposure>>,
     /// Held until the first full state is programmed.
@@ -39,6 +45,7 @@ impl Control {
             table,
             health,
             latency: Arc::default(),
+            syncs: Arc::default(),
             exposure: None,
             unsynced: Some(unsynced),
         }
@@ -60,6 +67,11 @@ impl Control {
         Arc::clone(&self.latency)
     }
 
+    /// What the control loop does.
+    pub(super) fn syncs(&self) -> Arc<Syncs> {
+        Arc::clone(&self.syncs)
+    }
+
     /// Programs one batch. Returns whether any virtual server changed.
     pub(super) fn program(&mut self, batch: Batch) -> bool {
         let Batch {
@@ -67,20 +79,33 @@ impl Control {
             initial_complete: complete,
             triggers,
         } = batch;
-        self.health.queued(Instant::now());
+        let begun = Instant::now();
+        self.health.queued(begun);
+        self.syncs.queued(Changes::of(&events), SystemTime::now());
+        let portion = match &self.unsynced {
+            Some(_) => PORTION,
+            // Who follows the changes sees those of a batch together.
+            None => usize::MAX,
+        };
+        let mut changed = false;
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        let outcome = index.apply_all(events);
+        let warnings = index.apply_in_portions(events, portion, |changes| {
+            changed = true;
+            for change in &changes {
+                debug!(?change, "programming");
+                self.table.apply(change);
+            }
+            if let Some(exposure) = &self.exposure {
+                exposure.programmed(&changes, false);
+            }
+        });
         drop(index);
-        for change in &outcome.changes {
-            debug!(?change, "programming");
-            self.table.apply(change);
-        }
-        outcome.warnings.iter().for_each(warn_of);
+        warnings.iter().for_each(warn_of);
         if complete {
             self.table.set_synced();
-        }
-        if let Some(exposure) = &self.exposure {
-            exposure.programmed(&outcome.changes, complete);
+            if let Some(exposure) = &self.exposure {
+                exposure.programmed(&[], true);
+            }
         }
         for trigger in triggers {
             self.measure(trigger);
@@ -88,13 +113,14 @@ impl Control {
         if complete && let Some(unsynced) = self.unsynced.take() {
             info!(
                 services = self.services(),
-                virtual_servers = self.table.snapshot().len(),
+                virtual_servers = self.table.len(),
                 "the first full state is programmed"
             );
             drop(unsynced);
         }
         self.health.updated(SystemTime::now());
-        !outcome.changes.is_empty()
+        self.syncs.programmed(begun.elapsed(), SystemTime::now());
+        changed
     }
 
     fn services(&self) -> usize {

@@ -18,9 +18,11 @@ pub enum AppError {
     /// There is no way to the cluster.
     #[error(transparent)]
     Access(#[from] AccessError),
-    /// The health server's address is not to be had.
-    #[error("--healthz-bind-address {address}: cannot listen")]
-    Healthz {
+    /// An address to be served on is not to be had.
+    #[error("{flag} {address}: cannot listen")]
+    Listen {
+        /// The flag that names it.
+        flag: &'static str,
         /// The address.
         address: SocketAddr,
         /// What the system says.
@@ -41,6 +43,12 @@ pub enum AppError {
         /// What the worker says.
         reason: String,
     },
+    /// The node cannot be looked at.
+    #[error("cannot open a netlink socket to look at the node")]
+    Node(#[source] io::Error),
+    /// No thread to start others from.
+    #[error("cannot start threads")]
+    Threads(#[source] io::Error),
     /// Signals cannot be handled.
     #[error("cannot handle signals")]
     Signals(#[source] io::Error),
@@ -85,7 +93,7 @@ impl AppError {
     /// What mends it, where that is known.
     pub fn mend(&self) -> Option<String> {
         match self {
-            Self::Healthz { source, .. } => healthz_mend(source).map(str::to_owned),
+            Self::Listen { flag, source, .. } => listen_mend(flag, source),
             Self::AdminSocket(_) => Some("choose another path with --admin-socket PATH".to_owned()),
             Self::Tun(error) => error.mend(),
             Self::Access(AccessError::InCluster { .. }) => Some(
@@ -102,21 +110,23 @@ impl AppError {
             | Self::Worker { .. }
             | Self::Signals(_)
             | Self::Descriptors(_)
+            | Self::Node(_)
+            | Self::Threads(_)
             | Self::Ended { .. }
             | Self::Panicked(_) => None,
         }
     }
 }
 
-fn healthz_mend(error: &io::Error) -> Option<&'static str> {
+fn listen_mend(flag: &str, error: &io::Error) -> Option<String> {
     let kind = error.kind();
     if kind == io::ErrorKind::AddrInUse {
-        Some(
+        Some(format!(
             "another process, kube-proxy perhaps, has the port: choose another with \
-             --healthz-bind-address ADDRESS:PORT, or none with --healthz-bind-address ''",
-        )
+             {flag} ADDRESS:PORT, or none with {flag} ''"
+        ))
     } else if kind == io::ErrorKind::AddrNotAvailable {
-        Some("give an address that this node has, or 0.0.0.0")
+        Some("give an address that this node has, or 0.0.0.0".to_owned())
     } else {
         None
     }

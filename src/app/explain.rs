@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use crate::admin::api;
 use crate::dataplane::{Dataplane, interface_addresses};
-use crate::ipvs::{ClientOrigin, DropReason, RejectReason, Table, Verdict};
+use crate::ipvs::{ClientOrigin, DropReason, RejectReason, Table, Verdict, VirtualServer};
 use crate::service::address::Family;
 use crate::service::index::{self, Index};
 use crate::service::service_port::TrafficPolicy;
@@ -76,11 +76,15 @@ fn explain(
         table.verdict(address, client, is_node)
     };
     let origin = table.origin(client, ip, is_node);
-    let is_served = origin == ClientOrigin::Node || here.serves_pods || is_node_port;
-    let verdict = if matches!(verdict, Verdict::Forward(_)) && !is_served {
-        Verdict::Drop(DropReason::PodTraffic)
-    } else {
-        verdict
+    let is_served = |server: &VirtualServer| {
+        origin == ClientOrigin::Node
+            || here.serves_pods
+            || is_node_port
+            || !table.counts_as_pod(client, server.exposure)
+    };
+    let verdict = match verdict {
+        Verdict::Forward(server) if !is_served(&server) => Verdict::Drop(DropReason::PodTraffic),
+        verdict @ (Verdict::Forward(_) | Verdict::Reject(_) | Verdict::Drop(_)) => verdict,
     };
     let explained = index.explain(&address);
     let others = match &explained {
@@ -182,7 +186,7 @@ fn why_dropped(reason: DropReason) -> &'static str {
         ),
         (
             DropReason::PodTraffic,
-            "the client is not this node, and others are not served (--pod-traffic)",
+            "the client counts as a pod, and pods are not served (--pod-traffic)",
         ),
         (DropReason::Sctp, "SCTP is not carried"),
     ];

@@ -11,11 +11,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use super::limits;
 use super::routes::Wanted;
 use crate::admin::health::Health;
 use crate::admin::health_check::HealthChecks;
 use crate::node_port::{AddressWatch, NodePorts};
-use crate::service::Change;
+use crate::service::{self, Change};
 
 /// Passes changes on to those who serve from outside.
 #[derive(Debug)]
@@ -23,10 +24,32 @@ pub(super) struct Exposure {
     node_ports: Arc<NodePorts>,
     routes: Wanted,
     checks: Mutex<HealthChecks>,
-    /// Nothing is opened, since another process still has what would be.
-    held: AtomicBool,
+    gate: Mutex<Gate>,
     /// The first full state is in.
     complete: Notify,
+    health: Health,
+    max_flows: usize,
+    /// Node ports were seen, and what they need was looked at.
+    limits_told: AtomicBool,
+}
+
+/// What it takes for listeners to be open.
+#[derive(Clone, Copy, Debug)]
+struct Gate {
+    /// The first full state is in.
+    complete: bool,
+    /// This proxy takes part.
+    active: bool,
+    /// Another process has the listeners, and nothing is opened here.
+    held: bool,
+    /// The process ends: no listener is opened any more, and health checks tell of it.
+    draining: bool,
+}
+
+impl Gate {
+    fn is_open(self) -> bool {
+        self.complete && self.active && !self.held && !self.draining
+    }
 }
 
 impl Exposure {
@@ -35,14 +58,23 @@ impl Exposure {
         node_ports: Arc<NodePorts>,
         routes: Wanted,
         health: Health,
+        max_flows: usize,
         held: bool,
     ) -> Self {
         let new = Self {
             node_ports,
             routes,
-            checks: Mutex::new(HealthChecks::new(health)),
-            held: AtomicBool::new(held),
+            checks: Mutex::new(HealthChecks::new(health.clone())),
+            gate: Mutex::new(Gate {
+                complete: false,
+                active: true,
+                held,
+                draining: false,
+            }),
             complete: Notify::new(),
+            health,
+            max_flows,
+            limits_told: AtomicBool::new(false),
         };
         new.addresses_changed();
         new
@@ -55,15 +87,25 @@ impl Exposure {
 
     /// Opens what was held back.
     pub(super) fn let_go(&self) {
-        self.held.store(false, Ordering::Relaxed);
+        self.set_gate(|gate| gate.held = false);
         self.addresses_changed();
-        self.node_ports.open();
     }
 
-    /// Closes the health check node ports: another process opens them.
+    /// Another process has the listeners now: closes here what it has, and the health
+    /// check node ports, which it opens.
     pub(super) fn release(&self) {
-        self.held.store(true, Ordering::Relaxed);
-        self.checks().set_addresses(BTreeSet::new());
+        let mut gate = self.gate();
+        gate.held = true;
+        self.node_ports.release();
+        drop(gate);
+        self.addresses_changed();
+    }
+
+    /// The process ends: listeners close, as [`NodePorts::drain`] has it.
+    pub(super) fn drain(&self) {
+        let mut gate = self.gate();
+        gate.draining = true;
+        self.node_ports.drain();
     }
 
     /// Takes changes that the table has taken, and whether the first full state is in.
@@ -76,7 +118,15 @@ impl Exposure {
             match change {
                 Change::HealthCheck(check) => checks.set(check),
                 Change::RemoveHealthCheck(service) => checks.remove(service),
-                Change::Node(_) => node = true,
+                Change::Node(network) => {
+                    self.health.set_eligible(!network.leaving);
+                    node = true;
+                }
+                Change::Upsert(spec) if spec.exposure == service::Exposure::NodePort => {
+                    if !self.limits_told.swap(true, Ordering::Relaxed) {
+                        limits::warn_of_node_ports(self.max_flows);
+                    }
+                }
                 Change::Upsert(_) | Change::Remove(_) => {}
             }
         }
@@ -86,11 +136,22 @@ impl Exposure {
             self.addresses_changed();
         }
         if complete {
+            self.set_gate(|gate| gate.complete = true);
             self.complete.notify_one();
-            if !self.held.load(Ordering::Relaxed) {
-                self.node_ports.open();
-            }
         }
+    }
+
+    /// Opens the listeners, or closes them: while the kernel carries services, health
+    /// checks are kube-proxy's, and so are node ports. Flows go on.
+    pub(super) fn set_active(&self, active: bool) {
+        self.set_gate(|gate| gate.active = active);
+        self.addresses_changed();
+    }
+
+    fn set_gate(&self, change: impl FnOnce(&mut Gate)) {
+        let mut gate = self.gate();
+        change(&mut gate);
+        self.node_ports.set_open(gate.is_open());
     }
 
     /// Follows the node's addresses, for ever.
@@ -103,11 +164,20 @@ impl Exposure {
         }
     }
 
-    fn addresses_changed(&self) {
+    /// Looks again which addresses are served how.
+    pub(super) fn addresses_changed(&self) {
         self.routes.set_own(self.node_ports.own_addresses());
-        if !self.held.load(Ordering::Relaxed) {
-            self.checks().set_addresses(self.node_ports.addresses());
-        }
+        let gate = *self.gate();
+        let addresses = if gate.active && !gate.held {
+            self.node_ports.addresses()
+        } else {
+            BTreeSet::new()
+        };
+        self.checks().set_addresses(addresses);
+    }
+
+    fn gate(&self) -> MutexGuard<'_, Gate> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn checks(&self) -> MutexGuard<'_, HealthChecks> {

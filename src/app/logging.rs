@@ -2,58 +2,111 @@
 //!
 //! Levels have a fixed meaning: one packet is TRACE, one flow DEBUG, a change of
 //! the proxy's state INFO, what a person must act on WARN. The one event that
-//! tells of a finished flow has the target `access` and level INFO; `RUST_LOG`
-//! with `access=off` silences it.
+//! tells of a finished flow has the target `access` and level INFO; the directive
+//! `access=off` silences it.
 
 use std::env;
 use std::io::{self, IsTerminal};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use thiserror::Error;
-use tracing_subscriber::filter::{EnvFilter, FromEnvError};
-use tracing_subscriber::fmt;
-use tracing_subscriber::util::TryInitError;
+use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload::{Handle, Layer as Reloadable};
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::{Layer, Registry, fmt, reload};
 
-use crate::config::LogFormat;
-
-/// What is logged when RUST_LOG is not set. kube logs each failed request as an
-/// error; the source tells of trouble once.
-const DEFAULT_FILTER: &str = "info,kube_client=off";
+use crate::config::{LogFilter, LogFormat};
+use crate::dataplane::LogWriter;
 
 /// Why logging cannot start.
 #[derive(Debug, Error)]
 pub enum LogError {
-    /// RUST_LOG does not parse.
-    #[error(
-        "RUST_LOG is no filter; one looks like info,access=off,kube_tun_proxy::dataplane=debug"
-    )]
-    Filter(#[from] FromEnvError),
     /// Logging has been started before.
     #[error("the log has been set up before")]
     Twice(#[from] TryInitError),
+}
+
+/// Which events are logged, to be changed while the process runs.
+#[derive(Clone, Debug)]
+pub struct LogLevel {
+    handle: Handle<EnvFilter, Registry>,
+    current: Arc<Mutex<LogFilter>>,
+}
+
+impl LogLevel {
+    /// The directives in force.
+    pub fn current(&self) -> LogFilter {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.clone()
+    }
+
+    /// Logs what these directives say from now on.
+    ///
+    /// # Errors
+    ///
+    /// Logging has ended.
+    pub fn set(&self, filter: LogFilter) -> Result<(), reload::Error> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        self.handle.reload(filter.filter())?;
+        *current = filter;
+        Ok(())
+    }
 }
 
 /// Starts logging for the whole process.
 ///
 /// # Errors
 ///
-/// [`LogError`] if RUST_LOG is wrong or logging was started before.
-pub fn init(format: LogFormat) -> Result<(), LogError> {
-    use tracing_subscriber::util::SubscriberInitExt;
-
-    let events = fmt().with_env_filter(filter()?).with_writer(io::stderr);
-    match format {
+/// [`LogError`] if logging was started before.
+pub fn init(format: LogFormat, filter: &LogFilter) -> Result<LogLevel, LogError> {
+    let (reloadable, level) = level(filter);
+    let events = fmt::layer().with_writer(LogWriter::default);
+    let events = match format {
         LogFormat::Text => {
             let colour = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none();
-            events.with_ansi(colour).finish().try_init()?;
+            events.with_ansi(colour).boxed()
         }
-        LogFormat::Json => events.json().flatten_event(true).finish().try_init()?,
-    }
-    Ok(())
+        LogFormat::Json => events.json().flatten_event(true).boxed(),
+    };
+    tracing_subscriber::registry()
+        .with(reloadable)
+        .with(events)
+        .try_init()?;
+    Ok(level)
 }
 
-fn filter() -> Result<EnvFilter, FromEnvError> {
-    match env::var_os(EnvFilter::DEFAULT_ENV) {
-        Some(text) if !text.is_empty() => EnvFilter::try_from_default_env(),
-        _ => Ok(EnvFilter::new(DEFAULT_FILTER)),
+fn level(filter: &LogFilter) -> (Reloadable<EnvFilter, Registry>, LogLevel) {
+    let (layer, handle) = Reloadable::new(filter.filter());
+    let current = Arc::new(Mutex::new(filter.clone()));
+    (layer, LogLevel { handle, current })
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::{Level, enabled};
+
+    use super::*;
+
+    #[test]
+    fn what_is_logged_changes_while_it_runs() {
+        let (layer, level) = level(&"warn".parse().unwrap());
+        let subscriber = tracing_subscriber::registry().with(layer);
+        tracing::subscriber::with_default(subscriber, || {
+            assert!(!enabled!(Level::INFO));
+            level.set("info,access=off".parse().unwrap()).unwrap();
+            assert!(enabled!(Level::INFO));
+            assert!(!enabled!(target: "access", Level::INFO));
+            assert!(!enabled!(Level::DEBUG));
+            assert_eq!(level.current().as_str(), "info,access=off");
+        });
+    }
+
+    #[test]
+    fn a_log_that_has_ended_is_told() {
+        let (layer, level) = level(&"warn".parse().unwrap());
+        drop(layer);
+        level.set("info".parse().unwrap()).unwrap_err();
+        assert_eq!(level.current().as_str(), "warn");
     }
 }

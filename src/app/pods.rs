@@ -2,10 +2,68 @@
 //! NetworkPolicies, which would see the node as the source of a pod's connection
 //! and judge it wrongly.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use crate::config::PodTraffic;
+use crate::dataplane::Dataplane;
 use crate::source::kubernetes::NetworkPolicies;
+
+/// What decides whether pods are served: the setting, and under `auto` what is
+/// known of NetworkPolicies.
+#[derive(Debug)]
+pub(super) struct PodGate {
+    dataplane: Arc<Dataplane>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    setting: PodTraffic,
+    /// What `auto` comes to now; `None` if nobody follows the cluster in it.
+    auto: Option<bool>,
+}
+
+impl PodGate {
+    /// The data plane serves pods as `dataplane` was started to; `auto` is what
+    /// the setting of that name would come to.
+    pub(super) fn new(dataplane: Arc<Dataplane>, setting: PodTraffic, auto: Option<bool>) -> Self {
+        let state = Mutex::new(State { setting, auto });
+        Self { dataplane, state }
+    }
+
+    /// What `auto` comes to from now on.
+    pub(super) fn decided(&self, serve: bool) {
+        let mut state = self.state();
+        state.auto = Some(serve);
+        if state.setting == PodTraffic::Auto {
+            self.dataplane.serve_pods(serve);
+        }
+    }
+
+    /// Whether that setting can be followed without a restart.
+    pub(super) fn can(&self, setting: PodTraffic) -> bool {
+        setting != PodTraffic::Auto || self.state().auto.is_some()
+    }
+
+    /// Follows another setting from now on.
+    pub(super) fn set(&self, setting: PodTraffic) {
+        let mut state = self.state();
+        state.setting = setting;
+        match (setting, state.auto) {
+            (PodTraffic::Always, _) => self.dataplane.serve_pods(true),
+            (PodTraffic::Never, _) => self.dataplane.serve_pods(false),
+            (PodTraffic::Auto, Some(serve)) => self.dataplane.serve_pods(serve),
+            (PodTraffic::Auto, None) => {}
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// Calls `serve` with whether pods are served, now and whenever that changes. One
 /// task; it ends with the source.

@@ -74,6 +74,12 @@ struct Shared {
 struct State {
     /// Routes that the operator has fixed: cluster IPs get no others.
     fixed: Option<Vec<IpNet>>,
+    /// The fixed ones too are set and removed here.
+    sets_fixed: bool,
+    /// There are no others.
+    only_fixed: bool,
+    /// Nothing is routed for the present.
+    idle: bool,
     /// Addresses of the node, which no route can lead away from it.
     own: BTreeSet<IpAddr>,
     addresses: BTreeSet<VirtualAddress>,
@@ -88,6 +94,27 @@ impl Wanted {
         let wanted = Self::default();
         wanted.lock().fixed = Some(fixed);
         wanted
+    }
+
+    /// Where no route is set beside the fixed ones.
+    pub(super) fn only_fixed(self) -> Self {
+        self.lock().only_fixed = true;
+        self
+    }
+
+    /// Where nothing is routed until [`set_active`](Self::set_active) says so.
+    pub(super) fn idle(self) -> Self {
+        let mut state = self.lock();
+        state.sets_fixed = true;
+        state.idle = true;
+        drop(state);
+        self
+    }
+
+    /// Sets the routes, or takes all of them away.
+    pub(super) fn set_active(&self, active: bool) {
+        self.lock().idle = !active;
+        self.0.changed.notify_one();
     }
 
     /// Takes the node's addresses: what comes to them is for listeners.
@@ -127,9 +154,14 @@ impl Wanted {
     /// state is among them.
     fn target(&self, cidrs: &ServiceCidrs, refused: &BTreeSet<IpNet>) -> (BTreeSet<IpNet>, bool) {
         let state = self.lock();
+        if state.idle {
+            return (BTreeSet::new(), state.complete);
+        }
         let covering: Vec<IpNet> = match cidrs {
             // They are about to be known, and host routes would be in vain.
-            ServiceCidrs::Unknown if !state.complete => return (BTreeSet::new(), false),
+            ServiceCidrs::Unknown if state.awaits_ranges() => {
+                return (BTreeSet::new(), false);
+            }
             ServiceCidrs::Unknown | ServiceCidrs::Unavailable => Vec::new(),
             ServiceCidrs::Known(known) => {
                 let nets = widest(known).filter(|net| !refused.contains(net));
@@ -137,6 +169,10 @@ impl Wanted {
             }
         };
         let mut target: BTreeSet<IpNet> = covering.iter().copied().collect();
+        if state.sets_fixed {
+            let fixed = state.fixed.iter().flatten();
+            target.extend(fixed.filter(|net| !refused.contains(net)));
+        }
         let covering = state.fixed.as_ref().unwrap_or(&covering);
         let mut last = None;
         for VirtualAddress { ip, .. } in &state.addresses {
@@ -159,12 +195,18 @@ impl Wanted {
 }
 
 impl State {
+    /// Whether nothing can be said before the ranges are known.
+    fn awaits_ranges(&self) -> bool {
+        let sets_fixed = self.sets_fixed && self.fixed.is_some();
+        !self.complete && !sets_fixed
+    }
+
     /// Whether virtual servers of that kind have routes, if anything does not cover
     /// them.
     fn may_route(&self, exposure: Exposure) -> bool {
         match exposure {
             Exposure::ClusterIp => self.fixed.is_none(),
-            Exposure::LoadBalancerIp | Exposure::ExternalIp => true,
+            Exposure::LoadBalancerIp | Exposure::ExternalIp => !self.only_fixed,
             Exposure::NodePort => false,
         }
     }

@@ -4,25 +4,29 @@ use std::convert::Infallible;
 use std::future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use sd_notify::NotifyState;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use super::signals::Signals;
+use super::signals::{Signals, Told};
 use super::takeover::Taking;
+use super::watchdog::Vitals;
 use super::{App, AppError, why_ended};
 use crate::admin::readiness::STOPPING;
+use crate::config::Settings;
 
 impl App {
     /// Carries traffic until a signal to stop comes and the flows have drained;
-    /// a second signal ends the wait. Nothing is left when it returns.
+    /// a second signal ends the wait. Nothing is left when it returns. SIGHUP has
+    /// `settings` read again.
     ///
     /// # Errors
     ///
     /// A part of the proxy has ended by itself; the rest is ended then.
-    pub async fn run(mut self, mut signals: Signals) -> Result<(), AppError> {
+    pub async fn run(mut self, mut signals: Signals, settings: &Settings) -> Result<(), AppError> {
         let readiness = self.readiness.clone();
         let succeeds = self.succeeds;
         let announced = async {
@@ -35,10 +39,19 @@ impl App {
             future::pending::<Infallible>().await
         };
         tokio::pin!(announced);
+        let vitals = Vitals {
+            dataplane: Arc::clone(&self.dataplane),
+            node_ports: Arc::clone(&self.node_ports),
+            health: self.health.clone(),
+        };
+        let mut watched = Box::pin(async move { vitals.tell().await });
         let mut taking = None;
         let stopped = loop {
             tokio::select! {
-                signal = signals.stop() => break Ok(Some(signal)),
+                told = signals.next() => match told {
+                    Told::Stop(signal) => break Ok(Some(signal)),
+                    Told::Reload => self.reloader.reload(settings, &self.config),
+                },
                 ended = self.tasks.join_next() => break Err(why_ended(ended)),
                 ended = self.public.join_next() => break Err(why_ended(ended)),
                 reason = self.dataplane.failed() => break Err(AppError::Worker { reason }),
@@ -63,13 +76,16 @@ impl App {
                     }
                 }
                 never = &mut announced => match never {},
+                never = &mut watched => match never {},
             }
         };
+        // It has handles of the workers.
+        drop(watched);
         self.takeovers.close();
         // After a hand-over whoever still asks here is told what holds for the node.
         let handed_over = matches!(stopped, Ok(None));
         let _stopping = (!handed_over).then(|| self.readiness.block(STOPPING));
-        let timeout = self.config.drain_timeout;
+        let timeout = self.config.borrow().drain_timeout;
         let result = match stopped {
             Ok(Some(signal)) => {
                 notify(NotifyState::Stopping);
@@ -88,7 +104,7 @@ impl App {
         };
         self.tasks.shutdown().await;
         self.public.shutdown().await;
-        drop(self.exposure);
+        drop((self.exposure, self.reloader));
         // The last handles join the workers' threads.
         let threads = (self.former, self.node_ports, self.dataplane);
         spawn_blocking(move || drop(threads)).await?;
@@ -105,7 +121,6 @@ impl App {
         }
         self.table.set_draining(true);
         self.admin_lent.set(true);
-        self.node_ports.release();
         self.exposure.release();
         self.public.shutdown().await;
         taking.commit().await;
@@ -116,7 +131,7 @@ impl App {
     async fn close(&self) {
         // A load balancer is told at once, by the kernel's refusal. Whom the kernel has
         // accepted before is a flow yet.
-        self.node_ports.drain();
+        self.exposure.drain();
         self.node_ports.settled().await;
         self.table.set_draining(true);
         self.dataplane.drain();
@@ -125,7 +140,8 @@ impl App {
 
     /// Waits for the flows that run, as long as configured or until the next signal.
     async fn drain(&mut self, signals: &mut Signals) -> Result<(), AppError> {
-        let drained = timeout(self.config.drain_timeout, self.dataplane.drained());
+        let limit = self.config.borrow().drain_timeout;
+        let drained = timeout(limit, self.dataplane.drained());
         tokio::select! {
             drained = drained => {
                 if drained.is_err() {
@@ -156,7 +172,7 @@ async fn programmed<T: Future<Output = io::Result<Taking>>>(
 }
 
 /// Tells systemd, if it listens (NOTIFY_SOCKET).
-fn notify(state: NotifyState<'_>) {
+pub(super) fn notify(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
         warn!(%error, "the service manager cannot be told");
     }

@@ -1,6 +1,6 @@
 //! The configuration, in the words of those who follow it.
 
-use crate::config::{Config, MasqueradeSource, PodTraffic, Source};
+use crate::config::{Config, MasqueradeSource, Mode, PodTraffic, Source};
 use crate::dataplane::{DataplaneConfig, Masquerade, TcpTimeouts};
 use crate::node_port::NodePortConfig;
 use crate::tun::{DEFAULT_MTU, LinkConfig};
@@ -8,7 +8,11 @@ use crate::tun::{DEFAULT_MTU, LinkConfig};
 pub(super) fn link_config(config: &Config, index: u32) -> LinkConfig {
     LinkConfig {
         addresses: LinkConfig::addresses_or_default(&config.tun.addresses),
-        service_routes: config.service_cidrs.clone(),
+        // Where they come and go they are kept by the keeper of routes.
+        service_routes: match config.mode {
+            Mode::Always => config.service_cidrs.clone(),
+            Mode::Fallback => Vec::new(),
+        },
         ..LinkConfig::new(config.tun.name.as_str(), index)
     }
 }
@@ -19,6 +23,7 @@ pub(super) fn dataplane_config(config: &Config) -> DataplaneConfig {
         connect_attempts: flows.connect_attempts,
         connect_timeout: flows.connect_timeout,
         answer_ping: flows.answer_ping,
+        access_log: flows.access_log,
         masquerade: match &flows.masquerade_source {
             MasqueradeSource::Auto => Masquerade::Auto,
             MasqueradeSource::Interface(name) => Masquerade::Interface(name.to_string()),

@@ -1,4 +1,4 @@
-//! The signals that end the proxy.
+//! The signals that end the proxy, or have it read its configuration again.
 
 use std::io;
 
@@ -28,17 +28,40 @@ impl Signals {
         })
     }
 
-    /// Waits for the next signal that asks to stop and returns its name. SIGHUP
-    /// does not: what the proxy reads from files it re-reads by itself.
+    /// Waits for the next signal.
+    pub async fn next(&mut self) -> Told {
+        tokio::select! {
+            _ = self.interrupt.recv() => Told::Stop("SIGINT"),
+            _ = self.terminate.recv() => Told::Stop("SIGTERM"),
+            _ = self.hangup.recv() => Told::Reload,
+        }
+    }
+
+    /// Waits for a signal that asks to stop and returns its name; SIGHUP stays to be
+    /// waited for.
+    pub async fn end(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+
+    /// Waits for the next signal that asks to stop and returns its name.
     pub async fn stop(&mut self) -> &'static str {
         loop {
-            tokio::select! {
-                _ = self.interrupt.recv() => return "SIGINT",
-                _ = self.terminate.recv() => return "SIGTERM",
-                _ = self.hangup.recv() => {
-                    info!("SIGHUP: nothing to do, changed manifests are read without it");
-                }
+            match self.next().await {
+                Told::Stop(signal) => return signal,
+                Told::Reload => info!("SIGHUP: not read again, the proxy is stopping"),
             }
         }
     }
+}
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// The end; with the signal's name.
+    Stop(&'static str),
+    /// To read the configuration again.
+    Reload,
 }

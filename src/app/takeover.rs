@@ -25,12 +25,13 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use tokio::net::TcpListener;
 
 use crate::dataplane::HandedFlow;
 use crate::ipvs::ServerMemory;
@@ -42,7 +43,7 @@ mod former;
 mod new;
 
 pub(super) use former::{FormerSide, Taking};
-pub(super) use new::greet;
+pub(super) use new::{Predecessor, greet};
 
 /// Of the messages below. Another number, and the two do not understand each other.
 const PROTOCOL: u32 = 1;
@@ -101,6 +102,7 @@ pub enum TakeoverError {
 
 /// Names of listeners that are handed over besides the admin socket.
 pub(super) const HEALTHZ: &str = "healthz";
+pub(super) const METRICS: &str = "metrics";
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Hello {
@@ -163,6 +165,29 @@ pub(super) struct NamedListener {
     pub(super) name: &'static str,
     pub(super) address: SocketAddr,
     pub(super) socket: OwnedFd,
+}
+
+impl NamedListener {
+    /// Those that there are.
+    ///
+    /// # Errors
+    ///
+    /// As dup(2).
+    pub(super) fn all<'a>(
+        listeners: impl IntoIterator<Item = (&'static str, Option<&'a TcpListener>)>,
+    ) -> io::Result<Vec<Self>> {
+        let there = listeners
+            .into_iter()
+            .filter_map(|(name, listener)| Some((name, listener?)));
+        let named = there.map(|(name, listener)| {
+            Ok(Self {
+                name,
+                address: listener.local_addr()?,
+                socket: listener.as_fd().try_clone_to_owned()?,
+            })
+        });
+        named.collect()
+    }
 }
 
 fn unexpected(word: Word) -> io::Error {

@@ -1,56 +1,137 @@
-//! What the admin socket is shown of table and data plane.
+//! What those who look in are shown of table and data plane.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
+
+use tokio::sync::watch;
 
 use super::explain::Explainer;
-use crate::admin::api;
+use super::logging::LogLevel;
+use super::observe::Observer;
+use crate::admin::api::{self, Detail, FlowFilter};
+use crate::admin::history::ServerRates;
+use crate::admin::metrics::Measurements;
 use crate::admin::socket::View;
-use crate::dataplane::{Dataplane, FlowView};
-use crate::ipvs::{RealServerView, Table, VirtualServerView};
-use crate::node_port::NodePorts;
+use crate::config::{Config, LogFilter};
+use crate::dataplane::{Counters, FlowView};
+use crate::ipvs::{RealServerView, VirtualServerView};
+use crate::service::Protocol;
 
 /// A read-only view of a running proxy.
 #[derive(Debug)]
 pub(super) struct ProxyView {
-    pub(super) table: Arc<Table>,
-    /// Weak, since a connection that lingers must not keep the workers alive.
-    pub(super) dataplane: Weak<Dataplane>,
-    /// As weak.
-    pub(super) node_ports: Weak<NodePorts>,
+    pub(super) observer: Arc<Observer>,
     pub(super) explainer: Explainer,
+    pub(super) config: watch::Receiver<Arc<Config>>,
+    pub(super) log: LogLevel,
 }
 
 impl View for ProxyView {
-    fn services(&self) -> Vec<api::VirtualServer> {
-        let snapshot = self.table.snapshot();
-        snapshot.iter().map(virtual_server).collect()
+    fn services(&self, detail: Detail) -> Vec<api::VirtualServer> {
+        let recorder = &self.observer.recorder;
+        let snapshot = self.observer.table.snapshot();
+        let told = snapshot.iter().map(|view| {
+            let rates = recorder.server(&view.address, detail.history);
+            virtual_server(view, rates)
+        });
+        told.collect()
     }
 
-    async fn flows(&self) -> Vec<api::Flow> {
-        let Some(dataplane) = self.dataplane.upgrade() else {
-            return Vec::new();
-        };
-        let mut flows = dataplane.flows().await;
-        if let Some(node_ports) = self.node_ports.upgrade() {
+    fn standing(&self) -> Option<api::Standing> {
+        let standing = self.observer.participation.as_ref()?.standing()?;
+        Some(api::Standing {
+            active: standing.active,
+            reason: standing.reason.to_string(),
+            since_seconds: standing.since.elapsed().as_secs(),
+            changes: standing.changes,
+        })
+    }
+
+    async fn flows(&self, filter: &FlowFilter) -> api::Flows {
+        let mut flows = Vec::new();
+        if let Some(dataplane) = self.observer.dataplane.upgrade() {
+            flows = dataplane.flows().await;
+        }
+        if let Some(node_ports) = self.observer.node_ports.upgrade() {
             flows.extend(node_ports.flows().await);
         }
-        flows.sort_unstable_by_key(|flow| (flow.protocol, flow.client, flow.virtual_server));
-        flows.iter().map(flow).collect()
+        let matching = filter.apply(&mut flows);
+        let flows = flows.iter().map(flow).collect();
+        api::Flows { flows, matching }
+    }
+
+    fn counters(&self) -> api::AllCounters {
+        let tun = self
+            .observer
+            .dataplane
+            .upgrade()
+            .map(|d| counters(&d.counters()));
+        let node_ports = self
+            .observer
+            .node_ports
+            .upgrade()
+            .map(|n| counters(&n.counters()));
+        api::AllCounters {
+            tun: tun.unwrap_or_default(),
+            node_ports: node_ports.unwrap_or_default(),
+        }
     }
 
     fn explain(&self, question: &api::Question) -> api::Explanation {
         self.explainer.explain(question)
     }
+
+    fn status(&self, detail: Detail) -> api::Status {
+        self.observer.status(detail)
+    }
+
+    fn measurements(&self) -> Measurements {
+        self.observer.measurements()
+    }
+
+    fn configz(&self) -> serde_json::Value {
+        self.config.borrow().document()
+    }
+
+    fn log_level(&self) -> String {
+        self.log.current().as_str().to_owned()
+    }
+
+    fn set_log_level(&self, directives: &str) -> Result<(), String> {
+        let filter: LogFilter = directives.parse()?;
+        tracing::info!(directives = filter.as_str(), "what is logged changes");
+        self.log.set(filter).map_err(|error| error.to_string())
+    }
 }
 
-fn virtual_server(view: &VirtualServerView) -> api::VirtualServer {
+fn virtual_server(view: &VirtualServerView, rates: ServerRates) -> api::VirtualServer {
+    let real_servers = view.real_servers.iter();
     api::VirtualServer {
         protocol: view.address.protocol.to_string(),
         address: (view.address.ip, view.address.port).into(),
         service: view.service.to_string(),
+        exposure: view.exposure.to_string(),
+        carried: view.address.protocol != Protocol::Sctp,
         scheduler: view.scheduler.to_string(),
         persistence_seconds: view.persistence.map(|time| time.as_secs()),
-        real_servers: view.real_servers.iter().map(real_server).collect(),
+        real_servers: real_servers
+            .map(|view| api::RealServer {
+                rates: rates.real_servers.get(&view.address).copied(),
+                ..real_server(view)
+            })
+            .collect(),
+        rates: rates.rates,
+        history: rates.history,
+    }
+}
+
+fn counters(counted: &Counters) -> api::Counters {
+    let dropped = counted.dropped.iter().filter(|(_, count)| *count > 0);
+    let rejected = counted.rejected.iter().filter(|(_, count)| *count > 0);
+    api::Counters {
+        opened: counted.opened,
+        failovers: counted.failovers,
+        dropped: dropped.map(|(r, n)| (r.to_string(), *n)).collect(),
+        rejected: rejected.map(|(r, n)| (r.to_string(), *n)).collect(),
     }
 }
 
@@ -65,6 +146,7 @@ fn real_server(view: &RealServerView) -> api::RealServer {
         failed_attempts: view.failed,
         bytes_to_real_server: view.bytes_in,
         bytes_to_client: view.bytes_out,
+        rates: None,
     }
 }
 
@@ -89,9 +171,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::ipvs::SchedulerKind;
+    use crate::ipvs::{SchedulerKind, Table};
     use crate::service::VirtualServerSpec;
-    use crate::service::{Change, Protocol, ServicePortName, VirtualAddress};
+    use crate::service::{Change, ServicePortName, VirtualAddress};
 
     fn name() -> Arc<ServicePortName> {
         Arc::new(ServicePortName {
@@ -119,13 +201,19 @@ mod tests {
             persistence: Some(Duration::from_secs(600)),
             ..VirtualServerSpec::new(address(), name())
         }));
-        let told: Vec<_> = table.snapshot().iter().map(virtual_server).collect();
+        let told: Vec<_> = table
+            .snapshot()
+            .iter()
+            .map(|view| virtual_server(view, ServerRates::default()))
+            .collect();
         assert_eq!(
             serde_json::to_value(&told).unwrap(),
             serde_json::json!([{
                 "protocol": "UDP",
                 "address": "10.0.0.10:53",
                 "service": "kube-system/kube-dns:dns",
+                "exposure": "ClusterIP",
+                "carried": true,
                 "scheduler": "rr",
                 "persistenceSeconds": 600,
                 "realServers": [{

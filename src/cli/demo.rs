@@ -38,7 +38,8 @@ pub(super) struct DemoArgs {
     /// As in: demo -- curl http://10.0.94.107:3000/, or: demo -- bash. The
     /// status is the command's own. In its environment, ADMIN_SOCKET is where
     /// the proxy is asked: demo -- sh -c 'kube-tun-proxy list --admin-socket
-    /// $ADMIN_SOCKET'.
+    /// $ADMIN_SOCKET', and MANIFESTS the directory of its objects. Its status page
+    /// is at 127.0.0.1:10249 there.
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
 }
@@ -117,7 +118,8 @@ fn run_command(
     let mut command = world.master().namespace().command(program);
     command
         .args(arguments)
-        .env("ADMIN_SOCKET", world.proxy.admin_socket());
+        .env("ADMIN_SOCKET", world.proxy.admin_socket())
+        .env("MANIFESTS", world.manifests.path());
     let failed = |error: io::Error| Failure {
         status: Status::Failed,
         message: format!("cannot run {}: {error}", program.display()),

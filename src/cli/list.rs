@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{Failure, Output, fetch, json, print};
-use crate::admin::api::{self, Flows, Services};
+use crate::admin::api::{
+    self, AddressFilter, AllCounters, FlowFilter, Flows, ServiceFilter, Services,
+};
 use crate::config::ADMIN_SOCKET;
 
 mod table;
@@ -15,6 +17,26 @@ pub(super) struct ListArgs {
     /// List flows, laid out as `ipvsadm -Lnc` does, instead of virtual servers, as `ipvsadm -Ln`
     #[arg(long)]
     flows: bool,
+
+    /// List what was counted since the start instead: flows, and packets and flows that
+    /// were dropped or refused, by reason
+    #[arg(long, conflicts_with = "flows")]
+    counters: bool,
+    /// Only flows of this service, or of its port of that name
+    #[arg(long, value_name = "NS/NAME[:PORT]", requires = "flows")]
+    service: Option<ServiceFilter>,
+
+    /// Only flows that this client has opened, from any port or from this one
+    #[arg(long, value_name = "ADDR[:PORT]", requires = "flows")]
+    client: Option<AddressFilter>,
+
+    /// Only flows to this real server, at any port or at this one
+    #[arg(long, value_name = "ADDR[:PORT]", requires = "flows")]
+    real_server: Option<AddressFilter>,
+
+    /// Only flows in this state, as the table names it: ESTABLISHED, SYN_RECV, UDP …
+    #[arg(long, value_name = "STATE", requires = "flows")]
+    state: Option<String>,
 
     /// Form of the output
     #[arg(
@@ -39,8 +61,21 @@ pub(super) struct ListArgs {
 }
 
 pub(super) fn run(args: &ListArgs) -> Result<(), Failure> {
-    let text = if args.flows {
-        let flows: Flows = fetch(&args.admin_socket, api::FLOWS)?;
+    let text = if args.counters {
+        let counters: AllCounters = fetch(&args.admin_socket, api::COUNTERS)?;
+        match args.output {
+            Output::Table => table::counters(&counters),
+            Output::Json => json(&counters)?,
+        }
+    } else if args.flows {
+        let filter = FlowFilter {
+            service: args.service.clone(),
+            client: args.client,
+            real_server: args.real_server,
+            state: args.state.clone(),
+            ..FlowFilter::default()
+        };
+        let flows: Flows = fetch(&args.admin_socket, &filter.path())?;
         match args.output {
             Output::Table => table::flows(&flows.flows, args.numeric),
             Output::Json => json(&flows)?,
@@ -48,7 +83,13 @@ pub(super) fn run(args: &ListArgs) -> Result<(), Failure> {
     } else {
         let services: Services = fetch(&args.admin_socket, api::SERVICES)?;
         match args.output {
-            Output::Table => table::services(&services.virtual_servers, args.numeric),
+            Output::Table => {
+                let servers = table::services(&services.virtual_servers, args.numeric);
+                match &services.fallback {
+                    Some(standing) => table::standing(standing) + &servers,
+                    None => servers,
+                }
+            }
             Output::Json => json(&services)?,
         }
     };

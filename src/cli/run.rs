@@ -5,35 +5,49 @@ use std::error::Error;
 use tokio::runtime;
 
 use super::{Failure, Status};
+use crate::app::confinement::Confinement;
+use crate::app::logging::{self, LogLevel};
 use crate::app::signals::Signals;
-use crate::app::{App, AppError, logging};
-use crate::config::{Config, RunArgs};
+use crate::app::{App, AppError};
+use crate::config::{Loaded, Settings};
 
 /// Threads of the control runtime: one to program while the other answers.
 const CONTROL_THREADS: usize = 2;
 
-pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
-    let config = Config::try_from(args).map_err(|error| usage(&error))?;
-    logging::init(config.log_format).map_err(|error| usage(&error))?;
+pub(super) fn run(settings: &Settings) -> Result<(), Failure> {
+    let loaded = settings.load().map_err(|error| usage(&error))?;
+    let config = &loaded.config;
+    let log = logging::init(config.log_format, &config.log_level).map_err(|error| usage(&error))?;
+    let confinement = Confinement::of(config);
+    // Before there is another thread, since each has privileges of its own.
+    confinement.confine_start();
+    let control = confinement.clone();
     runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
+        .on_thread_start(move || control.confine_control())
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Status::Failed, &error))?
-        .block_on(serve(config))
+        .block_on(serve(loaded, settings, log, confinement))
         .map_err(|error| failure(&error))
 }
 
 /// Signals first, so that one that comes while the proxy starts is not lost.
-async fn serve(config: Config) -> Result<(), AppError> {
+async fn serve(
+    loaded: Loaded,
+    settings: &Settings,
+    log: LogLevel,
+    confinement: Confinement,
+) -> Result<(), AppError> {
     let mut signals = Signals::install().map_err(AppError::Signals)?;
+    loaded.tell_ignored();
     // While it starts a signal ends it at once: to take over can take long.
     let app = tokio::select! {
-        app = App::start(config) => app?,
-        _ = signals.stop() => return Ok(()),
+        app = App::start(loaded.config, log, &confinement) => app?,
+        _ = signals.end() => return Ok(()),
     };
-    app.run(signals).await
+    app.run(signals, settings).await
 }
 
 fn usage(error: &dyn Error) -> Failure {

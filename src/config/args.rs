@@ -3,7 +3,7 @@
 //! Each value is parsed into its final type here; what concerns several options
 //! at once is checked by [`Config::try_from`](super::Config).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,9 +12,10 @@ use hyper::Uri;
 use ipnet::IpNet;
 
 use super::values::{
-    InterfaceName, ListenAddress, LogFormat, MasqueradeSource, PodTraffic, duration_or_zero,
-    healthz_bind_address, interface_name, masquerade_source, master, memory, node_name,
-    node_port_address, positive_duration, scheduler, service_cidr, tun_address,
+    InterfaceName, ListenAddress, LogFilter, LogFormat, MasqueradeSource, Mode, PodTraffic,
+    duration_or_zero, healthz_bind_address, interface_name, masquerade_source, master, memory,
+    metrics_bind_address, node_name, node_port_address, positive_duration, scheduler, service_cidr,
+    tun_address,
 };
 use crate::ipvs::SchedulerKind;
 use crate::node_port::NodePortAddress;
@@ -27,6 +28,17 @@ pub const ADMIN_SOCKET: &str = "/run/kube-tun-proxy/admin.sock";
 /// 1m30s, 0).
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
+    /// File of settings: KubeProxyConfiguration, TunProxyConfiguration, or both
+    ///
+    /// YAML documents. A KubeProxyConfiguration (kubeproxy.config.k8s.io/v1alpha1)
+    /// is what kube-proxy reads, such as the config.conf of kubeadm's ConfigMap; what
+    /// concerns netfilter is named once and ignored. A TunProxyConfiguration
+    /// (kube-tun-proxy/v1alpha1) has every flag of this command in camel case
+    /// (ipvsScheduler) and wins over it. Flags win over both. SIGHUP reads the
+    /// file again.
+    #[arg(long, value_name = "FILE", help_heading = "Operation")]
+    pub(super) config: Option<PathBuf>,
+
     /// File or directory with Services, EndpointSlices and Nodes in YAML or JSON
     ///
     /// Of a directory, the files ending in .yaml, .yml and .json are read, in
@@ -70,6 +82,21 @@ pub struct RunArgs {
     #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = service_cidr, help_heading = "Cluster")]
     pub(super) service_cidr: Vec<IpNet>,
 
+    /// Set no route but those of --service-cidr
+    ///
+    /// External and load balancer IPs outside of them are not reached, and
+    /// CAP_NET_ADMIN is given up once the device is set up.
+    #[arg(
+        long,
+        value_name = "BOOL",
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true",
+        help_heading = "Cluster"
+    )]
+    pub(super) fixed_routes: bool,
     /// Take over from the proxy that runs here, without a connection lost
     ///
     /// It is asked on --admin-socket. Its device, listeners, schedulers' positions and
@@ -82,7 +109,8 @@ pub struct RunArgs {
 
     /// Name of the TUN device to make
     ///
-    /// At most 15 bytes. If a device of that name exists, run ends with status 3.
+    /// At most 15 bytes. If a device of that name exists that init has not made
+    /// for this user, run ends with status 3.
     #[arg(long, value_name = "NAME", default_value = "svc-tun0", value_parser = interface_name, help_heading = "Device")]
     pub(super) tun_name: InterfaceName,
 
@@ -140,7 +168,16 @@ pub struct RunArgs {
     /// endpoint connections are dropped. With it everybody gets local endpoints;
     /// without one, all endpoints if the service has a node port, load balancer
     /// IP or external IP, else connections are refused.
-    #[arg(long, help_heading = "Flows")]
+    #[arg(
+        long,
+        value_name = "BOOL",
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true",
+        help_heading = "Flows"
+    )]
     pub(super) ipvs_compat: bool,
 
     /// Longest time a TCP connection may be idle; 0 is for ever
@@ -226,9 +263,63 @@ pub struct RunArgs {
     ///
     /// ADDRESS:PORT, :PORT, or an address, whose port is then 10256; empty: no
     /// such server. If the address is taken, by kube-proxy for instance, run
-    /// ends with status 1.
-    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:10256", value_parser = healthz_bind_address, help_heading = "Operation")]
-    pub(super) healthz_bind_address: ListenAddress,
+    /// ends with status 1. Default: 0.0.0.0:10256; with --mode fallback, where
+    /// kube-proxy has that port, 0.0.0.0:10266.
+    #[arg(long, value_name = "ADDR", value_parser = healthz_bind_address, help_heading = "Operation")]
+    pub(super) healthz_bind_address: Option<ListenAddress>,
+
+    /// Whether to take part always, or only while the kernel does not carry services
+    ///
+    /// fallback: the routes are there only while kube-proxy is not well, or has
+    /// neither IPVS with addresses on kube-ipvs0 nor rules in netfilter. They
+    /// come 2 s after the kernel carries nothing, or 30 s after kube-proxy has
+    /// left its rules alone; they go when the kernel has carried for 10 s
+    /// (longer, up to 5 min, if that did not last before), and the flows that
+    /// are open have ended or --drain-timeout is over. Node ports are not
+    /// listened on while the kernel carries.
+    #[arg(
+        long,
+        value_name = "MODE",
+        default_value = "always",
+        value_enum,
+        help_heading = "Operation"
+    )]
+    pub(super) mode: Mode,
+
+    /// Where kube-proxy tells its health
+    ///
+    /// Asked each second with --mode fallback, and by check. If kube-proxy has
+    /// another --healthz-bind-address it must be given here, or kube-proxy
+    /// counts as not there.
+    #[arg(
+        long,
+        value_name = "ADDR:PORT",
+        default_value = "127.0.0.1:10256",
+        help_heading = "Operation"
+    )]
+    pub(super) kube_proxy_healthz: SocketAddr,
+
+    /// Address of /metrics, /proxyMode, /configz and the status page
+    ///
+    /// ADDRESS:PORT, :PORT, or an address, whose port is then 10249; empty: no
+    /// such server. Whoever reaches it reads clients' addresses and the names of
+    /// services. If the address is taken, by kube-proxy for instance, run ends
+    /// with status 1.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:10249", value_parser = metrics_bind_address, help_heading = "Operation")]
+    pub(super) metrics_bind_address: ListenAddress,
+
+    /// Most service ports with metrics and a history of their own
+    ///
+    /// Those that come when so many are known are counted together, under the
+    /// service "_others". Each has six series, and for every address it has 2.4 KB
+    /// of history. 0: all are counted together.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1000,
+        help_heading = "Operation"
+    )]
+    pub(super) metrics_max_services: usize,
 
     /// Unix socket for the commands that ask a running proxy
     ///
@@ -245,7 +336,39 @@ pub struct RunArgs {
     #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = duration_or_zero, help_heading = "Operation")]
     pub(super) drain_timeout: Duration,
 
-    /// Form of the log on standard error; RUST_LOG chooses what is logged
+    /// Whether each finished flow has its event in the log
+    ///
+    /// The annotation kube-tun-proxy.io/access-log (true or false) of a Service wins
+    /// over it, and that of a Namespace for the Services in it. The events have the
+    /// target access and level info, which --log-level can silence in any case.
+    #[arg(
+        long,
+        value_name = "BOOL",
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "true",
+        default_missing_value = "true",
+        help_heading = "Operation"
+    )]
+    pub(super) access_log: bool,
+
+    /// What is logged: a level, or levels of parts of the program
+    ///
+    /// One of error, warn, info, debug and trace, and, joined by commas, another
+    /// for a part: info,access=off logs no finished flows,
+    /// info,kube_tun_proxy::source=debug more of one module. `kube-tun-proxy
+    /// log-level` changes it while the proxy runs.
+    #[arg(
+        long,
+        value_name = "DIRECTIVES",
+        env = "RUST_LOG",
+        default_value = "info,kube_client=off",
+        help_heading = "Operation"
+    )]
+    pub(super) log_level: LogFilter,
+
+    /// Form of the log on standard error
     #[arg(
         long,
         value_name = "FORMAT",
@@ -254,4 +377,24 @@ pub struct RunArgs {
         help_heading = "Operation"
     )]
     pub(super) log_format: LogFormat,
+}
+
+/// The options of `init` that `run` has too, with the same meaning.
+#[derive(Args, Clone, Debug)]
+pub struct DeviceArgs {
+    /// Networks that services get their addresses from, routed into the device
+    ///
+    /// Whatever else run wants to route, without privilege it cannot.
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = service_cidr)]
+    pub service_cidr: Vec<IpNet>,
+
+    /// Name of the device to make, or to take away
+    #[arg(long, value_name = "NAME", default_value = "svc-tun0", value_parser = interface_name)]
+    pub tun_name: InterfaceName,
+
+    /// Address of the device, one of each family at most
+    ///
+    /// Default: as that of run, which must be told the same.
+    #[arg(long, value_name = "ADDR", value_delimiter = ',', value_parser = tun_address)]
+    pub tun_address: Vec<IpAddr>,
 }

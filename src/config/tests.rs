@@ -1,16 +1,9 @@
 use std::error::Error;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use clap::Parser;
-
 use super::*;
 
-#[derive(Debug, Parser)]
-#[command(name = "run")]
-struct Run {
-    #[command(flatten)]
-    args: RunArgs,
-}
+mod file;
 
 /// The configuration that `run` makes of these words, beside a source and a
 /// network, or the whole text that a user would read.
@@ -25,7 +18,7 @@ fn configure(words: &[&str]) -> Result<Config, String> {
 }
 
 fn read(words: &[&str]) -> Result<Config, Box<dyn Error>> {
-    Ok(Config::try_from(Run::try_parse_from(words)?.args)?)
+    Ok(testing::settings(&words[1..])?.load()?.config)
 }
 
 fn ok(words: &[&str]) -> Config {

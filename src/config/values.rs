@@ -5,11 +5,13 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::ValueEnum;
 use hyper::Uri;
 use ipnet::IpNet;
+use tracing_subscriber::EnvFilter;
 
 use super::{duration, size};
 use crate::ipvs::{SchedulerKind, UnknownScheduler};
@@ -20,6 +22,12 @@ const IFNAME_MAX: usize = 15;
 
 /// Port of kube-proxy's health server (kubernetes `pkg/cluster/ports`).
 pub(super) const HEALTHZ_PORT: u16 = 10256;
+
+/// Port of our own beside kube-proxy: none of Kubernetes' own components has it
+/// (10248 to 10260, <https://kubernetes.io/docs/reference/networking/ports-and-protocols>).
+pub(super) const FALLBACK_HEALTHZ_PORT: u16 = 10266;
+/// Port of its metrics server (ibid.).
+const METRICS_PORT: u16 = 10249;
 
 /// Name of a network interface that the kernel accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +75,15 @@ pub enum PodTraffic {
     Never,
 }
 
+/// When the proxy takes part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Always.
+    Always,
+    /// While the kernel does not carry services.
+    Fallback,
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -74,6 +91,47 @@ pub enum LogFormat {
     Text,
     /// One JSON object an event.
     Json,
+}
+
+/// Which events are logged: directives as `tracing_subscriber::EnvFilter` takes
+/// them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogFilter(String);
+
+/// What is logged unless something else is asked for. kube logs each failed
+/// request as an error; the source tells of trouble once.
+const DEFAULT_LOG: &str = "info,kube_client=off";
+
+impl LogFilter {
+    /// The directives.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The filter itself.
+    pub fn filter(&self) -> EnvFilter {
+        // Parsed before: nothing is left out.
+        EnvFilter::new(&self.0)
+    }
+}
+
+impl FromStr for LogFilter {
+    type Err = String;
+
+    /// Empty is the default.
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Ok(Self(DEFAULT_LOG.to_owned()));
+        }
+        match EnvFilter::try_new(text) {
+            Ok(_) => Ok(Self(text.to_owned())),
+            Err(_) => Err(
+                "is no filter of the log, which RUST_LOG may set too; one looks like \
+                 info,access=off,kube_tun_proxy::dataplane=debug"
+                    .to_owned(),
+            ),
+        }
+    }
 }
 
 /// Address of an API server.
@@ -193,6 +251,15 @@ fn masquerade_addresses(text: &str) -> Result<MasqueradeSource, String> {
 /// `[ADDRESS]:PORT`, `:PORT`, or an address whose port is the usual one.
 /// `None`, which the empty text stands for, means not to listen.
 pub(super) fn healthz_bind_address(text: &str) -> Result<ListenAddress, String> {
+    bind_address(text, HEALTHZ_PORT)
+}
+
+/// The same for the metrics server.
+pub(super) fn metrics_bind_address(text: &str) -> Result<ListenAddress, String> {
+    bind_address(text, METRICS_PORT)
+}
+
+fn bind_address(text: &str, port: u16) -> Result<ListenAddress, String> {
     if text.is_empty() {
         return Ok(ListenAddress(None));
     }
@@ -204,18 +271,26 @@ pub(super) fn healthz_bind_address(text: &str) -> Result<ListenAddress, String> 
         .and_then(|text| text.strip_suffix(']'))
         .unwrap_or(text);
     if let Ok(ip) = bare.parse::<IpAddr>() {
-        return Ok(ListenAddress(Some(SocketAddr::new(ip, HEALTHZ_PORT))));
+        return Ok(ListenAddress(Some(SocketAddr::new(ip, port))));
     }
     if let Some(Ok(port)) = text.strip_prefix(':').map(str::parse) {
         let any = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
         return Ok(ListenAddress(Some(SocketAddr::new(any, port))));
     }
-    Err("is no address to listen on; one looks like 0.0.0.0:10256, [::]:10256 or :10256".to_owned())
+    Err(format!(
+        "is no address to listen on; one looks like 0.0.0.0:{port}, [::]:{port} or :{port}"
+    ))
 }
 
 /// Where to listen, if at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ListenAddress(pub(super) Option<SocketAddr>);
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |address| address.fmt(f))
+    }
+}
 
 /// A node's name, as kube-proxy takes it: without space around it and in lower
 /// case (kubernetes `pkg/util/node`, `GetHostname`).

@@ -25,6 +25,8 @@ pub enum Ending {
     Replaced,
     /// The endpoint no longer serves (UDP only).
     EndpointRemoved,
+    /// It had its answer and nothing moved since, and a new flow needed the room (UDP only).
+    Displaced,
     /// No real server took the connection: each refused or could not be reached.
     ConnectRefused,
     /// No real server took the connection: each stayed silent.
@@ -40,6 +42,26 @@ pub enum Ending {
 }
 
 impl Ending {
+    /// All of them; `ending as usize` is the index.
+    pub const ALL: [Self; 16] = [
+        Self::Closed,
+        Self::ClientReset,
+        Self::ServerReset,
+        Self::HandshakeTimeout,
+        Self::ClientTimeout,
+        Self::ServerTimeout,
+        Self::Idle,
+        Self::ClosingTimeout,
+        Self::Replaced,
+        Self::EndpointRemoved,
+        Self::Displaced,
+        Self::ConnectRefused,
+        Self::ConnectTimeout,
+        Self::Abandoned,
+        Self::Fault,
+        Self::Stopped,
+    ];
+
     /// The name as logs print it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -53,6 +75,7 @@ impl Ending {
             Self::ClosingTimeout => "closing_timeout",
             Self::Replaced => "replaced",
             Self::EndpointRemoved => "endpoint_removed",
+            Self::Displaced => "displaced",
             Self::ConnectRefused => "connect_refused",
             Self::ConnectTimeout => "connect_timeout",
             Self::Abandoned => "abandoned",
@@ -71,4 +94,16 @@ pub struct TcpTimeouts {
     /// Ends a flow whose two directions are finished while the client does not
     /// acknowledge the end.
     pub closing: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_in_the_order_of_declaration() {
+        for (at, ending) in Ending::ALL.iter().enumerate() {
+            assert_eq!(*ending as usize, at);
+        }
+    }
 }

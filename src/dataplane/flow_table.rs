@@ -88,12 +88,28 @@ impl<T> FlowTable<T> {
     }
 
     #[inline]
+    pub(crate) fn get(&self, id: FlowId) -> Option<&T> {
+        let slot = self.slots.get(id.index as usize)?;
+        if slot.generation == id.generation {
+            slot.tenant.as_ref()
+        } else {
+            None
+        }
+    }
+
+    #[inline]
     pub(crate) fn get_mut(&mut self, id: FlowId) -> Option<&mut T> {
         let slot = self.slots.get_mut(id.index as usize)?;
         if slot.generation != id.generation {
             return None;
         }
         slot.tenant.as_mut()
+    }
+
+    /// Flows that there are.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
     }
 
     /// Takes in a flow. Whatever the key led to before is no longer found.

@@ -16,7 +16,7 @@ use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 
 use super::access_log;
-use super::shared::{Message, Owners, Shared};
+use super::shared::{Message, Owners, Shared, Sweep};
 use super::stats::{Counters, WorkerStats};
 use super::takeover::{self, Former, Suspended};
 use super::view::FlowView;
@@ -57,6 +57,7 @@ pub enum StartError {
 pub struct Dataplane {
     shared: Arc<Shared>,
     mailboxes: Vec<(SyncSender<Message>, Arc<Waker>)>,
+    sweeps: Vec<Arc<Sweep>>,
     threads: Vec<thread::JoinHandle<()>>,
     failure: watch::Receiver<Option<String>>,
     queues: Vec<Arc<Queue>>,
@@ -118,9 +119,10 @@ impl Dataplane {
         let shared = Arc::new(Shared {
             table,
             pod_traffic: AtomicBool::new(config.pod_traffic),
-            config,
+            config: Arc::new(config),
             stats: stats.clone(),
             flows: AtomicUsize::new(0),
+            tcp_flows: AtomicUsize::new(0),
             memory: AtomicUsize::new(0),
             formers: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
@@ -135,6 +137,7 @@ impl Dataplane {
         let mut dataplane = Self {
             shared: Arc::clone(&shared),
             mailboxes,
+            sweeps: queues.iter().map(|_| Arc::default()).collect(),
             threads: vec![log_thread],
             failure,
             queues: queues.clone(),
@@ -154,6 +157,7 @@ impl Dataplane {
                 reading,
                 poll,
                 mailbox,
+                sweep: Arc::clone(&dataplane.sweeps[index]),
                 log: log.clone(),
                 seed: random_seed(index),
             };
@@ -176,20 +180,47 @@ impl Dataplane {
     }
 
     /// Tells the workers that real servers may have retired. Call it after changes
-    /// of the table; UDP flows to retired real servers end at once.
+    /// of the table; UDP flows to retired real servers end at once. It never waits.
     pub fn table_changed(&self) {
-        self.tell(|| Message::Sweep);
+        for (sweep, (_, waker)) in self.sweeps.iter().zip(&self.mailboxes) {
+            if sweep.ask() {
+                // Fails for no worker that runs.
+                let _ = waker.wake();
+            }
+        }
     }
 
-    /// Serves clients other than this node from now on, or drops what they send.
+    /// Serves pods from now on, or drops what they send; who counts as one is told
+    /// by [`crate::ipvs::Table::counts_as_pod`].
     /// Flows that are open go on.
     pub fn serve_pods(&self, serve: bool) {
         self.shared.pod_traffic.store(serve, Ordering::Relaxed);
     }
 
-    /// Whether clients other than this node are served.
+    /// Whether pods are served.
     pub fn serves_pods(&self) -> bool {
         self.shared.pod_traffic.load(Ordering::Relaxed)
+    }
+
+    /// Has the workers follow these settings from now on: new flows all of them,
+    /// those that are open the limits on their time. MTU and whether pods are served
+    /// stay as they are.
+    pub fn configure(&self, config: &Arc<DataplaneConfig>) {
+        self.tell(|| Message::Configure(Arc::clone(config)));
+    }
+
+    /// Returns whether all workers have answered within `patience`.
+    pub async fn answers(&self, patience: Duration) -> bool {
+        let mut replies = Vec::new();
+        for (mailbox, waker) in &self.mailboxes {
+            let (sender, receiver) = oneshot::channel();
+            // A worker whose mailbox is full does not read it.
+            if mailbox.try_send(Message::Ping(sender)).is_err() || waker.wake().is_err() {
+                return false;
+            }
+            replies.push(receiver);
+        }
+        answered(replies, patience).await
     }
 
     /// All flows, in no order.
@@ -308,8 +339,17 @@ impl Dataplane {
     /// Returns when no flow is left, those of the node ports and of a former process
     /// included.
     pub async fn drained(&self) {
+        self.without(&self.shared.flows).await;
+    }
+
+    /// Returns when no TCP flow is left, nor a former process.
+    pub async fn tcp_drained(&self) {
+        self.without(&self.shared.tcp_flows).await;
+    }
+
+    async fn without(&self, flows: &AtomicUsize) {
         let left = || {
-            let flows = self.shared.flows.load(Ordering::Relaxed);
+            let flows = flows.load(Ordering::Relaxed);
             flows + self.shared.formers.load(Ordering::Relaxed)
         };
         while left() > 0 {
@@ -360,6 +400,19 @@ impl Drop for Dataplane {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Whether all of these are told within `patience`.
+pub(crate) async fn answered(replies: Vec<oneshot::Receiver<()>>, patience: Duration) -> bool {
+    let all = async {
+        for reply in replies {
+            if reply.await.is_err() {
+                return false;
+            }
+        }
+        true
+    };
+    tokio::time::timeout(patience, all).await.unwrap_or(false)
 }
 
 /// A seed that differs between processes and workers; `RandomState` has its keys

@@ -20,12 +20,16 @@ use super::{DataplaneConfig, SharedTable};
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) table: SharedTable,
-    pub(crate) config: DataplaneConfig,
-    /// Whether clients other than this node are served.
+    /// The settings at the start. Each worker has its own, which
+    /// [`Message::Configure`] replaces.
+    pub(crate) config: Arc<DataplaneConfig>,
+    /// Whether pods are served.
     pub(crate) pod_traffic: AtomicBool,
     pub(crate) stats: Vec<Arc<WorkerStats>>,
     /// Flows open now, of all protocols.
     pub(crate) flows: AtomicUsize,
+    /// TCP flows among them, those being opened included.
+    pub(crate) tcp_flows: AtomicUsize,
     /// Bytes of memory behind buffers, at most.
     pub(crate) memory: AtomicUsize,
     /// Former processes that still have flows of this device: none or one.
@@ -49,9 +53,10 @@ pub(crate) struct Owners {
 const DRAINING_UDP_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Shared {
-    /// The silence after which a UDP flow that has seen a reply is over.
-    pub(crate) fn udp_timeout(&self) -> Duration {
-        let timeout = self.config.udp_timeout;
+    /// The silence after which a UDP flow that has seen a reply is over, by the settings
+    /// of the worker that asks.
+    pub(crate) fn udp_timeout(&self, config: &DataplaneConfig) -> Duration {
+        let timeout = config.udp_timeout;
         if self.draining.load(Ordering::Relaxed) {
             timeout.min(DRAINING_UDP_TIMEOUT)
         } else {
@@ -69,13 +74,34 @@ impl Shared {
     }
 }
 
+/// Asks a worker to end UDP flows to real servers that have retired. However often
+/// it is asked for before the worker gets to it, it is one sweep: so it has no place
+/// in the mailbox, and who asks never waits.
+#[derive(Debug, Default)]
+pub(crate) struct Sweep(AtomicBool);
+
+impl Sweep {
+    /// Asks. The answer is whether the worker must be woken for it.
+    pub(crate) fn ask(&self) -> bool {
+        // Release: whoever takes it sees the table as it is now.
+        !self.0.swap(true, Ordering::AcqRel)
+    }
+
+    /// Whether it was asked for, once.
+    pub(crate) fn take(&self) -> bool {
+        self.0.swap(false, Ordering::AcqRel)
+    }
+}
+
 /// What a worker can be told.
 #[derive(Debug)]
 pub(crate) enum Message {
-    /// Real servers may have retired: end UDP flows to them.
-    Sweep,
     /// The process ends: UDP flows that are silent are over sooner.
     Drain,
+    /// These are the settings from now on.
+    Configure(Arc<DataplaneConfig>),
+    /// Say that you are there.
+    Ping(oneshot::Sender<()>),
     /// Say which flows there are.
     Flows(oneshot::Sender<Vec<FlowView>>),
     /// A packet of a flow that this worker owns, with its virtio-net header.
@@ -91,4 +117,23 @@ pub(crate) enum Message {
     Begin(oneshot::Sender<io::Result<()>>),
     /// Reset all flows and end.
     Stop,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sweep_that_is_asked_for_often_is_one() {
+        let sweep = Sweep::default();
+        assert!(!sweep.take());
+        assert!(sweep.ask());
+        for _ in 0..5000 {
+            assert!(!sweep.ask());
+        }
+        assert!(sweep.take());
+        assert!(!sweep.take());
+        // The next one wakes the worker again.
+        assert!(sweep.ask());
+    }
 }

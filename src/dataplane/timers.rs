@@ -6,6 +6,9 @@ use std::time::Instant;
 
 use super::flow_table::FlowId;
 
+/// Timers of flows that are over are not worth looking for below this number.
+const MANY: usize = 4096;
+
 /// Timers of flows, lazily kept: a flow's deadline moves later with every packet,
 /// and only when the armed time comes is it asked what it wants now. A flow has at
 /// most one armed timer that counts; the caller remembers its time.
@@ -17,6 +20,13 @@ pub(crate) struct Timers {
 impl Timers {
     pub(crate) fn arm(&mut self, at: Instant, flow: FlowId) {
         self.heap.push(Reverse((at, flow)));
+    }
+
+    /// Forgets timers of flows that are over, once these are the most of them.
+    pub(crate) fn tidy(&mut self, flows: usize, is_over: impl Fn(FlowId) -> bool) {
+        if self.heap.len() > 4 * flows + MANY {
+            self.heap.retain(|Reverse((_, flow))| !is_over(*flow));
+        }
     }
 
     /// The next time at which [`Timers::due`] may give a flow.

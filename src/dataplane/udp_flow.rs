@@ -11,11 +11,17 @@ use nix::sys::socket::{MsgFlags, recv, send};
 /// nf_conntrack_udp_timeout has it (net/netfilter/nf_conntrack_proto_udp.c).
 const UNREPLIED_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Datagrams of a client that only asks something: glibc asks for A and AAAA from one
+/// socket, and repeats once.
+const QUESTIONS: u64 = 4;
+
 /// A UDP flow. Datagrams pass whole, one for one.
 #[derive(Debug)]
 pub(crate) struct UdpFlow {
     socket: UdpSocket,
-    replied: bool,
+    /// Datagrams sent and received.
+    sent: u64,
+    received: u64,
     active: Instant,
     /// Payload length of the last datagram sent: an ICMP error quotes it.
     last_sent: usize,
@@ -27,7 +33,8 @@ impl UdpFlow {
     pub(crate) fn new(socket: UdpSocket, now: Instant) -> Self {
         Self {
             socket,
-            replied: false,
+            sent: 0,
+            received: 0,
             active: now,
             last_sent: 0,
             bytes_in: 0,
@@ -35,10 +42,10 @@ impl UdpFlow {
         }
     }
 
-    /// A flow that another process had, and that has seen replies.
+    /// A flow that another process had, and that has seen replies, however many.
     pub(crate) fn resumed(socket: UdpSocket, now: Instant) -> Self {
         Self {
-            replied: true,
+            received: 1,
             ..Self::new(socket, now)
         }
     }
@@ -69,7 +76,7 @@ impl UdpFlow {
     /// `WouldBlock` when there is none; an ICMP error that came back.
     pub(crate) fn receive(&mut self, room: &mut [u8], now: Instant) -> io::Result<usize> {
         let count = recv(self.socket.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT)?;
-        self.replied = true;
+        self.received += 1;
         self.active = now;
         self.bytes_out += count as u64;
         Ok(count)
@@ -78,11 +85,26 @@ impl UdpFlow {
     /// When the flow ends if nothing moves before.
     pub(crate) fn deadline(&self, timeout: Duration) -> Instant {
         self.active
-            + if self.replied {
+            + if self.received > 0 {
                 timeout
             } else {
                 UNREPLIED_TIMEOUT.min(timeout)
             }
+    }
+
+    /// True when its first reply has come and nothing else.
+    pub(crate) fn is_first_reply(&self) -> bool {
+        self.received == 1
+    }
+
+    /// True for a question or two that were answered.
+    pub(crate) fn has_its_answer(&self) -> bool {
+        self.sent <= QUESTIONS && self.received >= self.sent
+    }
+
+    /// True for more than some questions.
+    pub(crate) fn is_conversation(&self) -> bool {
+        self.sent > QUESTIONS
     }
 
     pub(crate) fn last_sent(&self) -> usize {
@@ -101,6 +123,7 @@ impl UdpFlow {
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         send(self.socket.as_raw_fd(), payload, flags)?;
         self.bytes_in += payload.len() as u64;
+        self.sent += 1;
         Ok(())
     }
 }

@@ -9,6 +9,7 @@
 //! socket, edge-triggered, no task and no waker a flow, and the order of work within
 //! a turn is ours to choose.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,23 +19,25 @@ use std::time::{Duration, Instant};
 use mio::event::Event;
 use mio::{Events, Poll, Token};
 
+use super::DataplaneConfig;
 use super::access_log::FlowRecord;
 use super::dialer::Dialer;
 use super::ending::Ending;
 use super::flow_table::{FlowId, FlowKey, FlowTable};
 use super::half_open::HalfOpen;
 use super::local_addresses::LocalAddresses;
-use super::shared::{Message, Shared};
+use super::shared::{Message, Shared, Sweep};
 use super::sink::TunSink;
 use super::stats::{WorkerStats, add};
 use super::timers::Timers;
 use super::view::FlowView;
-use crate::ipvs::{DropReason, RejectReason, VirtualServer};
+use crate::ipvs::{DropReason, Protocol, RejectReason, VirtualServer};
 use crate::netstack::{RingPool, Stack, StackConfig};
 use crate::packet::{ErrorLimiter, ErrorLimits, FragmentLimits, FragmentStore};
 use crate::tun::{MAX_FRAME_LEN, Queue};
 use takeover::{LINKS, Links};
 
+mod account;
 mod flow;
 mod receive;
 mod takeover;
@@ -62,14 +65,20 @@ pub(super) const MAILBOX: Token = Token(usize::MAX - 1);
 pub(super) struct Worker {
     index: usize,
     shared: Arc<Shared>,
+    config: Arc<DataplaneConfig>,
     stats: Arc<WorkerStats>,
     queue: Arc<Queue>,
     poll: Poll,
     mailbox: Receiver<Message>,
+    sweep: Arc<Sweep>,
     log: SyncSender<FlowRecord>,
     flows: FlowTable<Flow>,
     timers: Timers,
     dirty: Vec<FlowId>,
+    /// UDP flows that have been answered, the longest ago first.
+    answered: VecDeque<FlowId>,
+    /// Flows with bytes that their real servers do not count yet.
+    unaccounted: Vec<FlowId>,
     stack: Stack,
     sink: TunSink,
     rings: RingPool,
@@ -106,6 +115,7 @@ pub(super) struct Parts {
     pub(super) reading: bool,
     pub(super) poll: Poll,
     pub(super) mailbox: Receiver<Message>,
+    pub(super) sweep: Arc<Sweep>,
     pub(super) log: SyncSender<FlowRecord>,
     /// Seed of sequence numbers and identifiers.
     pub(super) seed: u64,
@@ -115,7 +125,7 @@ impl Worker {
     pub(super) fn new(parts: Parts) -> Self {
         let now = Instant::now();
         let queue = parts.queue;
-        let config = &parts.shared.config;
+        let config = Arc::clone(&parts.shared.config);
         // All workers' free rings together stay below an eighth of the ceiling.
         let keep = KEEP_RINGS.min(config.max_memory / 8 / parts.shared.stats.len().max(1));
         let stack = StackConfig {
@@ -129,15 +139,19 @@ impl Worker {
             sink: TunSink::new(Arc::clone(&queue), Arc::clone(&parts.stats)),
             stack: Stack::new(stack, now),
             dialer: Dialer::new(config.masquerade.clone()),
+            config,
             shared: parts.shared,
             stats: parts.stats,
             queue,
             poll: parts.poll,
             mailbox: parts.mailbox,
+            sweep: parts.sweep,
             log: parts.log,
             flows: FlowTable::default(),
             timers: Timers::default(),
             dirty: Vec::new(),
+            answered: VecDeque::new(),
+            unaccounted: Vec::new(),
             rings: RingPool::new(keep),
             half_open: HalfOpen::default(),
             local: LocalAddresses::default(),
@@ -166,12 +180,16 @@ impl Worker {
         }
         let mut events = Events::with_capacity(EVENTS);
         loop {
-            match self.poll.poll(&mut events, self.timeout()) {
+            let timeout = self.timeout();
+            // From the last look at the clock after a wait to here it was at work.
+            self.stats.busy(self.now.elapsed());
+            let waited = self.poll.poll(&mut events, timeout);
+            self.now = Instant::now();
+            match waited {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             }
-            self.now = Instant::now();
             for event in &events {
                 match event.token() {
                     QUEUE => self.queue_ready = true,
@@ -208,7 +226,7 @@ impl Worker {
     }
 
     fn has_chores(&self) -> bool {
-        !self.fragments.is_empty() || self.flows.has_time_wait()
+        !self.fragments.is_empty() || self.flows.has_time_wait() || !self.unaccounted.is_empty()
     }
 
     fn read_queue(&mut self) -> io::Result<()> {
@@ -238,7 +256,7 @@ impl Worker {
         };
         match &mut flow.kind {
             Kind::Dialing(_) => {
-                self.dial_ready(id);
+                self.dial_ready(id, event);
                 // epoll tells of a change once: the event of a connection may be
                 // that of its first bytes, or of its end, as well.
                 self.server_ready(id, event);
@@ -298,6 +316,7 @@ impl Worker {
         if self.has_chores() && self.now >= self.housekept + HOUSEKEEPING {
             self.housekept = self.now;
             self.flows.expire_time_wait(self.now);
+            self.account_all();
             for _ in 0..self.fragments.expire(self.now) {
                 self.stats.dropped(DropReason::FragmentTimeout);
             }
@@ -305,9 +324,14 @@ impl Worker {
     }
 
     fn read_mailbox(&mut self) -> io::Result<Mail> {
+        if self.sweep.take() {
+            self.sweep();
+        }
         loop {
             match self.mailbox.try_recv() {
-                Ok(Message::Sweep) => self.sweep(),
+                Ok(Message::Configure(config)) => self.configure(config),
+                // The asker may have gone.
+                Ok(Message::Ping(reply)) => drop(reply.send(())),
                 Ok(Message::Drain) => self.hasten_udp(),
                 Ok(Message::Flows(reply)) => {
                     // The asker may have gone.
@@ -331,6 +355,20 @@ impl Worker {
                 }
                 Err(TryRecvError::Empty) => return Ok(Mail::Read),
             }
+        }
+    }
+
+    /// Follows other settings from now on. Every flow has a look at its time.
+    fn configure(&mut self, config: Arc<DataplaneConfig>) {
+        if config.masquerade != self.config.masquerade {
+            self.dialer = Dialer::new(config.masquerade.clone());
+        }
+        self.config = config;
+        self.now = Instant::now();
+        let all: Vec<FlowId> = self.flows.iter_mut().map(|(id, _)| id).collect();
+        for id in all {
+            self.mark(id);
+            self.udp_timer(id);
         }
     }
 
@@ -363,10 +401,10 @@ impl Worker {
 
     /// Counts a new flow in, or says which limit forbids it.
     fn admit(&mut self) -> Result<(), RejectReason> {
-        let config = &self.shared.config;
-        if self.shared.flows.load(Ordering::Relaxed) >= config.max_flows {
-            return Err(RejectReason::FlowLimit);
+        if self.shared.flows.load(Ordering::Relaxed) >= self.config.max_flows {
+            self.make_room()?;
         }
+        let config = &self.config;
         if self.shared.memory.load(Ordering::Relaxed) >= config.max_memory {
             // What free rings hold must not keep flows out.
             let held = self.rings.touched();
@@ -381,11 +419,16 @@ impl Worker {
 
     fn insert(&mut self, key: FlowKey, server: Arc<VirtualServer>, kind: Kind) -> FlowId {
         self.shared.flows.fetch_add(1, Ordering::Relaxed);
+        if key.protocol == Protocol::Tcp {
+            self.shared.tcp_flows.fetch_add(1, Ordering::Relaxed);
+        }
         if let Some(owners) = &self.shared.owners {
             owners.of.insert(key, self.index);
         }
-        add(&self.stats.opened);
+        self.stats.opened(key.protocol);
         let started = self.now;
+        let flows = &mut self.flows;
+        self.timers.tidy(flows.len(), |id| flows.get(id).is_none());
         self.flows.insert(key, |_| Flow {
             key,
             kind,
@@ -398,6 +441,8 @@ impl Worker {
             held: 0,
             half_open: false,
             dirty: false,
+            accounted: (0, 0),
+            unaccounted: false,
             armed: None,
         })
     }
@@ -414,10 +459,13 @@ impl Worker {
             }
             Kind::Tcp(_) | Kind::Dialing(_) | Kind::Udp(_) => None,
         };
-        let Some(flow) = self.flows.remove(id, key, time_wait) else {
+        let Some(mut flow) = self.flows.remove(id, key, time_wait) else {
             return;
         };
         self.shared.flows.fetch_sub(1, Ordering::Relaxed);
+        if key.protocol == Protocol::Tcp {
+            self.shared.tcp_flows.fetch_sub(1, Ordering::Relaxed);
+        }
         if let Some(owners) = &self.shared.owners {
             owners.of.remove_if(&key, |_, owner| *owner == self.index);
         }
@@ -428,11 +476,10 @@ impl Worker {
             self.half_open.leave(key.client.ip());
         }
         let record = flow.record(ending, self.now);
-        if let Some(connection) = &flow.connection {
-            connection.real_server().add_bytes_in(record.bytes_in);
-            connection.real_server().add_bytes_out(record.bytes_out);
-        }
-        if self.log.try_send(record).is_err() {
+        flow.account();
+        self.stats.ended(ending, record.duration);
+        let logged = flow.server.access_log.unwrap_or(self.config.access_log);
+        if logged && self.log.try_send(record).is_err() {
             add(&self.stats.unlogged);
         }
         let held = flow.held;
@@ -443,7 +490,7 @@ impl Worker {
     }
 
     fn views(&mut self) -> Vec<FlowView> {
-        let (now, config) = (Instant::now(), &self.shared.config);
+        let (now, config) = (Instant::now(), &self.config);
         self.flows
             .iter_mut()
             .map(|(_, flow)| flow.view(now, config))

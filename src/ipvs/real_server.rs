@@ -1,10 +1,13 @@
 //! One endpoint as one virtual server sees it.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// The weight kube-proxy gives every real server.
 pub(super) const DEFAULT_WEIGHT: u32 = 1;
+
+/// Marks one that is retired, beside its weight.
+const RETIRED: u32 = 1 << 31;
 
 /// A real server of one virtual server, with its counters.
 ///
@@ -16,8 +19,8 @@ pub(super) const DEFAULT_WEIGHT: u32 = 1;
 pub struct RealServer {
     /// Where flows are sent to.
     pub address: SocketAddr,
-    weight: AtomicU32,
-    retired: AtomicBool,
+    /// Its weight, and [`RETIRED`]: of real servers there are many.
+    standing: AtomicU32,
     active: AtomicU32,
     inactive: AtomicU32,
     connections: AtomicU64,
@@ -35,7 +38,7 @@ impl RealServer {
     /// retires nothing: kube-proxy's rule for stale flows since 1.32
     /// (`pkg/proxy/conntrack/cleanup.go`).
     pub fn is_retired(&self) -> bool {
-        self.retired.load(Relaxed)
+        self.standing.load(Relaxed) & RETIRED != 0
     }
 
     /// Whether schedulers may choose it: its weight is above 0.
@@ -45,7 +48,7 @@ impl RealServer {
 
     /// Its weight: 1 in the rotation, 0 while it drains.
     pub fn weight(&self) -> u32 {
-        self.weight.load(Relaxed)
+        self.standing.load(Relaxed) & !RETIRED
     }
 
     /// ActiveConn of ipvsadm: established TCP connections.
@@ -98,8 +101,7 @@ impl RealServer {
     pub(super) fn new(address: SocketAddr, weight: u32) -> Self {
         Self {
             address,
-            weight: AtomicU32::new(weight),
-            retired: AtomicBool::new(false),
+            standing: AtomicU32::new(weight & !RETIRED),
             active: AtomicU32::new(0),
             inactive: AtomicU32::new(0),
             connections: AtomicU64::new(0),
@@ -110,11 +112,17 @@ impl RealServer {
     }
 
     pub(super) fn set_weight(&self, weight: u32) {
-        self.weight.store(weight, Relaxed);
+        // Each bit is written under the virtual server's lock only.
+        let retired = self.standing.load(Relaxed) & RETIRED;
+        self.standing.store(weight & !RETIRED | retired, Relaxed);
     }
 
     pub(super) fn set_retired(&self, retired: bool) {
-        self.retired.store(retired, Relaxed);
+        if retired {
+            self.standing.fetch_or(RETIRED, Relaxed);
+        } else {
+            self.standing.fetch_and(!RETIRED, Relaxed);
+        }
     }
 
     pub(super) fn bind(&self) {

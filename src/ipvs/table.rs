@@ -10,14 +10,14 @@ use dashmap::mapref::entry::Entry as Occupancy;
 use foldhash::fast::RandomState;
 use ipnet::IpNet;
 
-use super::client::is_admitted;
+use super::client::{counts_as_pod, is_admitted};
 use super::virtual_server::Side;
 use super::{
     ClientOrigin, Connection, DropReason, EchoVerdict, Protocol, RejectReason, SchedulerKind,
     ServerMemory, ServicePortName, Verdict, VirtualAddress, VirtualServer, VirtualServerView, lock,
 };
 use crate::service::address::Family;
-use crate::service::{Change, NodeNetwork, VirtualServerSpec};
+use crate::service::{Change, Exposure, NodeNetwork, VirtualServerSpec};
 
 /// All virtual servers, by address. Share it as `Arc<Table>`.
 ///
@@ -25,7 +25,8 @@ use crate::service::{Change, NodeNetwork, VirtualServerSpec};
 /// [`set_synced`](Self::set_synced).
 #[derive(Debug)]
 pub struct Table {
-    scheduler: SchedulerKind,
+    /// Of virtual servers that ask for none. Written under `writer`.
+    scheduler: RwLock<SchedulerKind>,
     servers: DashMap<VirtualAddress, Entry, RandomState>,
     /// How many virtual servers each virtual IP has.
     virtual_ips: DashMap<IpAddr, usize, RandomState>,
@@ -51,7 +52,7 @@ impl Table {
     /// An empty table whose virtual servers will use `scheduler`.
     pub fn new(scheduler: SchedulerKind) -> Self {
         Self {
-            scheduler,
+            scheduler: RwLock::new(scheduler),
             servers: DashMap::default(),
             virtual_ips: DashMap::default(),
             writer: Mutex::new(()),
@@ -63,7 +64,16 @@ impl Table {
 
     /// The scheduler of virtual servers that ask for none.
     pub fn scheduler(&self) -> SchedulerKind {
-        self.scheduler
+        let scheduler = self.scheduler.read();
+        *scheduler.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Virtual servers that ask for no scheduler get this one with their next
+    /// [`Change::Upsert`].
+    pub fn set_scheduler(&self, scheduler: SchedulerKind) {
+        let _writer = lock(&self.writer);
+        let current = self.scheduler.write();
+        *current.unwrap_or_else(PoisonError::into_inner) = scheduler;
     }
 
     /// Makes one change. It touches one virtual server and no other.
@@ -142,6 +152,12 @@ impl Table {
         ClientOrigin::of(client, virtual_ip, &self.network(), is_node)
     }
 
+    /// Whether a client that is not this node counts as a pod where it reaches a
+    /// virtual server of this kind, and so is meant by `--pod-traffic`.
+    pub fn counts_as_pod(&self, client: IpAddr, exposure: Exposure) -> bool {
+        counts_as_pod(client, exposure, &self.network())
+    }
+
     /// Whether an echo request to `ip` is answered: while any service has the
     /// address, with endpoints or without.
     pub fn echo(&self, ip: IpAddr) -> EchoVerdict {
@@ -167,6 +183,16 @@ impl Table {
             (address.protocol, address.ip, address.port)
         });
         views
+    }
+
+    /// How many virtual servers there are.
+    pub fn len(&self) -> usize {
+        self.servers.len()
+    }
+
+    /// Is there none?
+    pub fn is_empty(&self) -> bool {
+        self.servers.is_empty()
     }
 
     /// What a successor of this process needs to go on as this one would, sorted by
@@ -255,7 +281,7 @@ impl Table {
     }
 
     fn upsert(&self, spec: &VirtualServerSpec) {
-        let scheduler = spec.scheduler.unwrap_or(self.scheduler);
+        let scheduler = spec.scheduler.unwrap_or_else(|| self.scheduler());
         let existing = self.servers.get(&spec.address).map(|entry| entry.clone());
         let Some(existing) = existing else {
             let new = Arc::new(VirtualServer::new(spec, scheduler));

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Exposure, RealServer, SchedulerKind, ServicePortName, VirtualAddress};
+use super::{Exposure, RealServer, SchedulerKind, ServicePortName, TrafficView, VirtualAddress};
 
 /// How packets reach a real server, as ipvsadm names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub struct VirtualServerView {
     /// How long a client stays with its real server; none without session
     /// affinity.
     pub persistence: Option<Duration>,
+    /// What it has carried, also to real servers it has no more.
+    pub traffic: TrafficView,
     /// Sorted by address; those that drain are among them, with weight 0, while
     /// they have flows.
     pub real_servers: Vec<RealServerView>,

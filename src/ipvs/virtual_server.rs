@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::memory::ServerMemory;
 use super::scheduler::Request;
 use super::state::State;
+use super::traffic::Traffic;
 use super::{
     Connection, DropReason, RealServer, RealServerView, RejectReason, SchedulerKind,
     ServicePortName, Verdict, VirtualAddress, VirtualServerView, lock,
@@ -30,6 +31,8 @@ pub struct VirtualServer {
     /// The PROXY protocol header that each connection to a real server begins
     /// with, if any.
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// Whether finished flows are logged, if the Service or its Namespace says so.
+    pub access_log: Option<bool>,
     scheduler: SchedulerKind,
     side: Side,
     /// Shared by both sides, and by the virtual servers that follow one another
@@ -50,6 +53,7 @@ pub(super) enum Side {
 struct Shared {
     inside: AtomicU8,
     outside: AtomicU8,
+    traffic: Traffic,
     state: Mutex<State>,
 }
 
@@ -95,12 +99,28 @@ impl VirtualServer {
     /// which then lives at least as long as `connection`. Nothing happens without
     /// session affinity, or if the real server takes no new flows by now.
     pub fn connected(&self, client: IpAddr, connection: &mut Connection, now: Instant) {
+        self.shared.traffic.opened();
         let mut state = lock(&self.shared.state);
         let rotation = state.rotation_mut(self.side);
         let control = rotation.connected(client, connection.real_server(), now);
         if let Some(control) = control {
             connection.hold(control);
         }
+    }
+
+    /// An attempt to connect to one of its real servers was refused, timed out or
+    /// could not be made: counts it on both.
+    pub fn attempt_failed(&self, real_server: &RealServer) {
+        real_server.attempt_failed();
+        self.shared.traffic.attempt_failed();
+    }
+
+    /// Counts payload bytes of a flow to one of its real servers, from the client and
+    /// to it, on both.
+    pub fn carried(&self, real_server: &RealServer, bytes_in: u64, bytes_out: u64) {
+        real_server.add_bytes_in(bytes_in);
+        real_server.add_bytes_out(bytes_out);
+        self.shared.traffic.carried(bytes_in, bytes_out);
     }
 
     /// What to do with a flow that [`schedule`](Self::schedule) has nobody for
@@ -184,6 +204,7 @@ impl VirtualServer {
             exposure: self.exposure,
             scheduler: self.scheduler,
             persistence: state.rotation(Side::Inside).persistence_timeout(),
+            traffic: self.shared.traffic.view(),
             real_servers: state.views(),
         }
     }
@@ -194,6 +215,7 @@ impl VirtualServer {
         let shared = Arc::new(Shared {
             inside: reject(),
             outside: reject(),
+            traffic: Traffic::default(),
             state: Mutex::new(State::new(scheduler)),
         });
         Self::over(shared, spec, scheduler, Side::Inside)
@@ -220,6 +242,7 @@ impl VirtualServer {
             service: Arc::clone(&spec.service),
             exposure: spec.exposure,
             proxy_protocol: spec.proxy_protocol,
+            access_log: spec.access_log,
             scheduler,
             side,
             shared,
@@ -231,6 +254,7 @@ impl VirtualServer {
         self.service == spec.service
             && self.exposure == spec.exposure
             && self.proxy_protocol == spec.proxy_protocol
+            && self.access_log == spec.access_log
             && self.scheduler == scheduler
     }
 

@@ -41,33 +41,60 @@ const MAX_LOG_LINES: usize = 100_000;
 /// How a proxy is started.
 #[derive(Clone, Debug)]
 pub struct ProxyOptions {
-    manifests: PathBuf,
+    source: Source,
     service_cidrs: Vec<IpNet>,
     healthz: SocketAddr,
+    metrics: SocketAddr,
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
     admin_socket: Option<PathBuf>,
     privileged: bool,
+    user: Option<u32>,
+}
+
+/// Where a proxy gets its objects from.
+#[derive(Clone, Debug)]
+enum Source {
+    Manifests(PathBuf),
+    Kubeconfig(PathBuf),
 }
 
 impl ProxyOptions {
     /// A proxy that reads its objects from `manifests`, and takes the traffic of
     /// the service ranges.
     pub fn new(manifests: &Path, service_cidrs: &[IpNet]) -> Self {
+        Self::of(Source::Manifests(manifests.to_owned()), service_cidrs)
+    }
+
+    /// A proxy that follows the cluster of a kubeconfig, which tells it the
+    /// service ranges too.
+    pub fn of_cluster(kubeconfig: &Path) -> Self {
+        Self::of(Source::Kubeconfig(kubeconfig.to_owned()), &[])
+    }
+
+    fn of(source: Source, service_cidrs: &[IpNet]) -> Self {
         Self {
-            manifests: manifests.to_owned(),
+            source,
             service_cidrs: service_cidrs.to_vec(),
             healthz: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 10256),
+            metrics: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 10249),
             arguments: Vec::new(),
             environment: Vec::new(),
             admin_socket: None,
             privileged: true,
+            user: None,
         }
     }
 
     /// Where it tells its health; 127.0.0.1:10256 unless said otherwise.
     pub fn healthz(mut self, address: SocketAddr) -> Self {
         self.healthz = address;
+        self
+    }
+
+    /// Where it tells its metrics; 127.0.0.1:10249 unless said otherwise.
+    pub fn metrics(mut self, address: SocketAddr) -> Self {
+        self.metrics = address;
         self
     }
 
@@ -91,6 +118,12 @@ impl ProxyOptions {
         self
     }
 
+    /// Starts it as this user, without any capability and without a way to gain one.
+    pub fn user(mut self, user: u32) -> Self {
+        self.user = Some(user);
+        self
+    }
+
     /// Sets a variable of its environment.
     pub fn environment(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.environment
@@ -105,6 +138,7 @@ pub struct ProxyProcess {
     namespace: Namespace,
     binary: PathBuf,
     healthz: SocketAddr,
+    metrics: SocketAddr,
     admin_socket: PathBuf,
     pid: Pid,
     shared: Arc<Shared>,
@@ -168,6 +202,7 @@ impl ProxyProcess {
             namespace: node.clone(),
             binary: binary.to_owned(),
             healthz: options.healthz,
+            metrics: options.metrics,
             admin_socket,
             pid,
             shared,
@@ -219,6 +254,11 @@ impl ProxyProcess {
     /// Where it tells its health.
     pub fn healthz(&self) -> SocketAddr {
         self.healthz
+    }
+
+    /// Where it tells its metrics.
+    pub fn metrics(&self) -> SocketAddr {
+        self.metrics
     }
 
     /// What it logged so far.
@@ -326,40 +366,74 @@ fn command_of(
         .map(ToString::to_string)
         .collect();
     let mut command = node.command(binary);
+    command.arg("run");
+    match &options.source {
+        Source::Manifests(path) => command.arg("--manifests").arg(path),
+        Source::Kubeconfig(path) => command.arg("--kubeconfig").arg(path),
+    };
+    if !cidrs.is_empty() {
+        command.args(["--service-cidr", &cidrs.join(",")]);
+    }
     command
-        .arg("run")
-        .arg("--manifests")
-        .arg(&options.manifests)
-        .args(["--service-cidr", &cidrs.join(",")])
         .args(["--hostname-override", node.name()])
         .args(["--healthz-bind-address", &options.healthz.to_string()])
+        .args(["--metrics-bind-address", &options.metrics.to_string()])
         .arg("--admin-socket")
         .arg(admin_socket)
         .args(&options.arguments)
+        // Of whoever runs the lab, not the proxy's.
+        .env_remove("NOTIFY_SOCKET")
+        .env_remove("WATCHDOG_USEC")
         .envs(
             options
                 .environment
                 .iter()
                 .map(|(name, value)| (name, value)),
         )
-        .env_remove("NOTIFY_SOCKET")
         // Ctrl-C is for whoever runs the lab, which ends the proxy in its time.
         .process_group(0)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
-    let privileged = options.privileged;
-    // SAFETY: the closure makes an unshare and a prctl call and allocates nothing,
-    // which is all that is allowed between fork and exec.
+    let (privileged, user) = (options.privileged, options.user);
+    // SAFETY: the closure makes system calls and allocates nothing, which is all that
+    // is allowed between fork and exec.
     unsafe {
         command.pre_exec(move || {
             if !privileged {
                 unshare(CloneFlags::CLONE_NEWUSER)?;
             }
+            if let Some(user) = user {
+                become_user(user)?;
+            }
             Ok(set_pdeathsig(Signal::SIGKILL)?)
         });
     }
     command
+}
+
+/// Gives up every capability, those that a program could gain too, and then all ids.
+/// Allocates nothing.
+fn become_user(user: u32) -> io::Result<()> {
+    /// Beyond any that there is: the kernel has 41 (linux/capability.h).
+    const CAPABILITIES: libc::c_ulong = 64;
+    for capability in 0..CAPABILITIES {
+        // SAFETY: takes numbers only; one that there is not is refused.
+        unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+    }
+    // SAFETY: these take numbers and, with none of them, no groups.
+    let results = unsafe {
+        [
+            libc::setgroups(0, std::ptr::null()),
+            libc::setgid(user),
+            libc::setuid(user),
+        ]
+    };
+    // An ordinary user's lab may not touch groups, and has none but its own.
+    if results[2] != 0 || (user != 0 && results != [0; 3]) {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// Starts the command on a thread of its own, which then reads the log and reaps

@@ -155,9 +155,7 @@ impl Stack {
         endpoint.probed_at = Some(now);
         guarded(|| {
             let socket = endpoint.socket_mut();
-            // Segments of 64 KiB make an ACK due at once: a delay would stall the
-            // client, and Nagle would wait for the ACK of a full window.
-            socket.set_ack_delay(None);
+            // Nagle would wait for the ACK of a full window.
             socket.set_nagle_enabled(false);
             socket.set_congestion_control(tcp::CongestionControl::Cubic);
             socket.set_keep_alive(None);
@@ -188,6 +186,7 @@ impl Stack {
         }
         endpoint.note(sequence_end);
         endpoint.heard(now);
+        endpoint.delay_ack(packet);
         match endpoint.mended(packet, sequence_end) {
             Mended::AsItIs => self.poll_in(endpoint, packet, now, out)?,
             Mended::Changed(packet) => self.poll_in(endpoint, &packet, now, out)?,

@@ -30,6 +30,10 @@ pub(super) struct Flow {
     pub(super) held: usize,
     /// Has asked for a turn.
     pub(super) dirty: bool,
+    /// Bytes to and from the real server that it counts already.
+    pub(super) accounted: (u64, u64),
+    /// Among those that are accounted for next.
+    pub(super) unaccounted: bool,
     /// The time of the armed timer that counts.
     pub(super) armed: Option<Instant>,
 }
@@ -108,6 +112,26 @@ impl Flow {
             bytes_in,
             bytes_out,
         }
+    }
+
+    /// Counts the bytes since the last time on the real server and its virtual server.
+    pub(super) fn account(&mut self) {
+        self.unaccounted = false;
+        let (bytes_in, bytes_out) = self.bytes();
+        let (had_in, had_out) = self.accounted;
+        if let Some(connection) = &self.connection
+            && (bytes_in, bytes_out) != self.accounted
+        {
+            self.accounted = (bytes_in, bytes_out);
+            let real_server = connection.real_server();
+            self.server
+                .carried(real_server, bytes_in - had_in, bytes_out - had_out);
+        }
+    }
+
+    /// Whether it has bytes that nobody counts and nobody is going to.
+    pub(super) fn is_unnoticed(&self) -> bool {
+        !self.unaccounted && self.bytes() != self.accounted
     }
 
     fn bytes(&self) -> (u64, u64) {

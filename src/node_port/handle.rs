@@ -6,17 +6,21 @@ use std::net::IpAddr;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use mio::{Poll, Waker};
 use tokio::sync::{oneshot, watch};
 
 use super::NodePortConfig;
-use super::addresses::NodeAddresses;
+use super::addresses::{NodeAddresses, NodePortAddress};
 use super::plan::{Plan, Step, Steps};
 use super::takeover::Lent;
 use super::token::MAILBOX;
 use super::worker::{Message, Parts, Worker};
-use crate::dataplane::{Counters, Dataplane, FlowView, StartError, WorkerStats, start_access_log};
+use crate::dataplane::{
+    Counters, Dataplane, DataplaneConfig, FlowView, StartError, Sweep, WorkerStats, answered,
+    start_access_log,
+};
 use crate::ipvs::ServicePortName;
 use crate::service::Change;
 
@@ -28,6 +32,7 @@ const MAILBOX_DEPTH: usize = 1024;
 pub struct NodePorts {
     state: Mutex<State>,
     mailboxes: Vec<(SyncSender<Message>, Arc<Waker>)>,
+    sweeps: Vec<Arc<Sweep>>,
     threads: Vec<thread::JoinHandle<()>>,
     stats: Vec<Arc<WorkerStats>>,
     failure: watch::Receiver<Option<String>>,
@@ -65,6 +70,7 @@ impl NodePorts {
                 except: config.except,
             }),
             mailboxes: Vec::new(),
+            sweeps: Vec::new(),
             threads: vec![log_thread],
             stats: Vec::new(),
             failure,
@@ -75,7 +81,9 @@ impl NodePorts {
             let waker = Arc::new(Waker::new(poll.registry(), MAILBOX).map_err(events)?);
             let (sender, mailbox) = sync_channel(MAILBOX_DEPTH);
             let stats = Arc::new(WorkerStats::default());
+            let sweep = Arc::new(Sweep::default());
             let parts = Parts {
+                sweep: Arc::clone(&sweep),
                 shared: Arc::clone(&shared),
                 stats: Arc::clone(&stats),
                 poll,
@@ -94,6 +102,7 @@ impl NodePorts {
                 })
                 .map_err(|source| StartError::Thread { name, source })?;
             node_ports.mailboxes.push((sender, waker));
+            node_ports.sweeps.push(sweep);
             node_ports.stats.push(stats);
             node_ports.threads.push(thread);
         }
@@ -117,7 +126,12 @@ impl NodePorts {
         // Still under the lock: the workers see steps in the order of the changes.
         self.carry_out(steps);
         drop(state);
-        self.tell(|| Message::Sweep);
+        for (sweep, (_, waker)) in self.sweeps.iter().zip(&self.mailboxes) {
+            if sweep.ask() {
+                // Fails for no worker that runs.
+                let _ = waker.wake();
+            }
+        }
     }
 
     /// Looks at the node's addresses again: call it when they may have changed.
@@ -141,11 +155,40 @@ impl NodePorts {
         self.state().plan.chosen().clone()
     }
 
-    /// Opens the listeners: call it once the table serves.
-    pub fn open(&self) {
+    /// Opens the listeners, or closes them; flows go on. They are closed until the
+    /// table serves; a process that ends closes them by [`NodePorts::drain`].
+    pub fn set_open(&self, open: bool) {
         let mut state = self.state();
-        let steps = state.plan.set_open(true);
+        let steps = state.plan.set_open(open);
         self.carry_out(steps);
+    }
+
+    /// Has the workers follow these settings from now on, as
+    /// [`Dataplane::configure`].
+    pub fn configure(&self, config: &Arc<DataplaneConfig>) {
+        self.tell(|| Message::Configure(Arc::clone(config)));
+    }
+
+    /// Opens node ports on these of the node's addresses from now on; empty for
+    /// all. Flows go on.
+    pub fn set_wanted(&self, wanted: Vec<NodePortAddress>) {
+        let mut state = self.state();
+        let steps = state.plan.set_wanted(wanted);
+        self.carry_out(steps);
+    }
+
+    /// Returns whether all workers have answered within `patience`.
+    pub async fn answers(&self, patience: Duration) -> bool {
+        let mut replies = Vec::new();
+        for (mailbox, waker) in &self.mailboxes {
+            let (sender, receiver) = oneshot::channel();
+            // A worker whose mailbox is full does not read it.
+            if mailbox.try_send(Message::Settled(sender)).is_err() || waker.wake().is_err() {
+                return false;
+            }
+            replies.push(receiver);
+        }
+        answered(replies, patience).await
     }
 
     /// The process ends. Listeners close, those of UDP when the last flow through them

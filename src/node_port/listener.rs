@@ -7,9 +7,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
+use super::audience::restrict;
 use crate::dataplane::{KernelSocket, ServerSocket};
 use crate::ipvs::{Protocol, ServicePortName, VirtualAddress};
 
@@ -40,6 +42,8 @@ pub(super) struct Listen {
     pub(super) server: VirtualAddress,
     /// Whose it is.
     pub(super) service: Arc<ServicePortName>,
+    /// Who may connect, if not everybody.
+    pub(super) only: Option<Arc<[IpNet]>>,
 }
 
 /// Address, port and protocol of a socket.
@@ -118,6 +122,24 @@ impl Listener {
         }
     }
 
+    /// The socket is for this from now on.
+    ///
+    /// # Errors
+    ///
+    /// As setsockopt(2) where others are to be let in than before; it lets in those
+    /// of before then.
+    pub(super) fn pass_to(&mut self, listen: Listen) -> io::Result<()> {
+        let changed = listen.only != self.listen.only;
+        self.listen = listen;
+        match &self.state {
+            State::Tcp { socket, .. } if changed => {
+                let v4 = self.listen.at.address.is_ipv4();
+                restrict(&SockRef::from(socket), self.listen.only.as_deref(), v4)
+            }
+            State::Tcp { .. } | State::Udp { .. } | State::Taken(_) => Ok(()),
+        }
+    }
+
     /// When it wants to be looked at.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match &self.state {
@@ -133,7 +155,7 @@ impl Listener {
 /// # Errors
 /// As bind(2) and listen(2): EADDRINUSE when somebody has the port, EADDRNOTAVAIL when
 /// the address has gone.
-pub(super) fn open(at: ListenAddress) -> io::Result<State> {
+pub(super) fn open(at: ListenAddress, only: Option<&[IpNet]>) -> io::Result<State> {
     match at.protocol {
         Protocol::Tcp => {
             let socket = socket(at.address, Type::STREAM)?;
@@ -141,6 +163,9 @@ pub(super) fn open(at: ListenAddress) -> io::Result<State> {
             socket.set_reuse_address(true)?;
             socket.set_tcp_nodelay(true)?;
             socket.bind(&at.address.into())?;
+            if only.is_some() {
+                restrict(&socket, only, at.address.is_ipv4())?;
+            }
             socket.listen(BACKLOG)?;
             // Accepted sockets inherit this, as TCP_NODELAY: no call for each.
             let mut socket = KernelSocket::new(socket);
@@ -165,20 +190,27 @@ pub(super) fn open(at: ListenAddress) -> io::Result<State> {
     }
 }
 
-/// Goes on with the socket of another process.
-pub(super) fn inherit(at: ListenAddress, socket: OwnedFd) -> State {
+/// Goes on with the socket of another process, and lets in whom this one would.
+///
+/// # Errors
+/// As setsockopt(2).
+pub(super) fn inherit(
+    at: ListenAddress,
+    only: Option<&[IpNet]>,
+    socket: OwnedFd,
+) -> io::Result<State> {
     if at.protocol == Protocol::Udp {
-        State::Udp {
+        return Ok(State::Udp {
             socket: Rc::new(socket.into()),
             ready: true,
-        }
-    } else {
-        State::Tcp {
-            socket: mio::net::TcpListener::from_std(socket.into()),
-            ready: true,
-            pause: None,
-        }
+        });
     }
+    restrict(&SockRef::from(&socket), only, at.address.is_ipv4())?;
+    Ok(State::Tcp {
+        socket: mio::net::TcpListener::from_std(socket.into()),
+        ready: true,
+        pause: None,
+    })
 }
 
 fn socket(address: SocketAddr, kind: Type) -> io::Result<Socket> {
@@ -214,15 +246,15 @@ mod tests {
     fn a_port_that_is_taken_is_told() {
         let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = holder.local_addr().unwrap();
-        let error = open(at(Protocol::Tcp, &address.to_string())).unwrap_err();
+        let error = open(at(Protocol::Tcp, &address.to_string()), None).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         drop(holder);
-        open(at(Protocol::Tcp, &address.to_string())).unwrap();
+        open(at(Protocol::Tcp, &address.to_string()), None).unwrap();
         let holder = UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = holder.local_addr().unwrap();
-        let error = open(at(Protocol::Udp, &address.to_string())).unwrap_err();
+        let error = open(at(Protocol::Udp, &address.to_string()), None).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
-        open(at(Protocol::Sctp, "127.0.0.1:0")).unwrap_err();
+        open(at(Protocol::Sctp, "127.0.0.1:0"), None).unwrap_err();
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use super::addresses::{NodeAddresses, NodePortAddress, is_unrestricted};
 use super::listener::{Listen, ListenAddress};
 use crate::ipvs::{Protocol, ServicePortName, VirtualAddress};
@@ -35,6 +37,10 @@ pub(super) struct Plan {
     wanted: Vec<NodePortAddress>,
     addresses: NodeAddresses,
     chosen: BTreeSet<IpAddr>,
+    /// Networks of this node's pods.
+    pods: Vec<IpNet>,
+    /// This node and its pods, whom policy Local without a local endpoint leaves.
+    inside: Arc<[IpNet]>,
     /// Whether anything is open: not before the table serves, nor when it takes nothing
     /// new any more.
     open: bool,
@@ -56,6 +62,8 @@ struct Server {
     /// For clients from outside too.
     usable_outside: bool,
     listens: BTreeSet<ListenAddress>,
+    /// Who was last said to be let in there, if not everybody.
+    only: Option<Arc<[IpNet]>>,
 }
 
 impl Plan {
@@ -64,6 +72,8 @@ impl Plan {
             wanted,
             addresses: NodeAddresses::default(),
             chosen: BTreeSet::new(),
+            pods: Vec::new(),
+            inside: Arc::new([]),
             open: false,
             servers: BTreeMap::new(),
             claims: BTreeMap::new(),
@@ -96,6 +106,11 @@ impl Plan {
                     touched.insert(*address);
                     self.remove(*address);
                 }
+                Change::Node(network) if network.pod_cidrs != self.pods => {
+                    self.pods.clone_from(&network.pod_cidrs);
+                    self.find_inside();
+                    touched.extend(self.servers.keys());
+                }
                 Change::HealthCheck(_) | Change::RemoveHealthCheck(_) | Change::Node(_) => {}
             }
         }
@@ -110,6 +125,15 @@ impl Plan {
         }
         self.chosen = addresses.chosen(&self.wanted);
         self.addresses = addresses;
+        self.find_inside();
+        let all: BTreeSet<_> = self.servers.keys().copied().collect();
+        self.settle(all)
+    }
+
+    /// These addresses of the node are asked for now.
+    pub(super) fn set_wanted(&mut self, wanted: Vec<NodePortAddress>) -> Vec<Step> {
+        self.wanted = wanted;
+        self.chosen = self.addresses.chosen(&self.wanted);
         let all: BTreeSet<_> = self.servers.keys().copied().collect();
         self.settle(all)
     }
@@ -127,19 +151,24 @@ impl Plan {
             .external
             .as_ref()
             .map_or(inside, |external| !external.is_empty());
-        let listens = self
-            .servers
-            .remove(&spec.address)
-            .map(|server| server.listens)
-            .unwrap_or_default();
+        let before = self.servers.remove(&spec.address);
+        let (listens, only) = before.map(|s| (s.listens, s.only)).unwrap_or_default();
         let server = Server {
             service: Arc::clone(&spec.service),
             exposure: spec.exposure,
             usable: inside || outside,
             usable_outside: outside,
             listens,
+            only,
         };
         self.servers.insert(spec.address, server);
+    }
+
+    fn find_inside(&mut self) {
+        let own = self.addresses.all.iter().map(|ip| IpNet::from(*ip));
+        let loopback = IpNet::new_assert(Ipv4Addr::new(127, 0, 0, 0).into(), 8);
+        let pods = self.pods.iter().copied();
+        self.inside = own.chain([loopback]).chain(pods).collect();
     }
 
     /// What it listens on is left for [`Plan::settle`] to take away.
@@ -179,11 +208,25 @@ impl Plan {
     fn settle(&mut self, touched: BTreeSet<VirtualAddress>) -> Vec<Step> {
         // Where something changes, with who listened there before.
         let mut before: BTreeMap<ListenAddress, Option<VirtualAddress>> = BTreeMap::new();
+        // Where others are let in than before.
+        let mut retold = BTreeSet::new();
         for address in touched {
             let Some(server) = self.servers.get(&address) else {
                 continue;
             };
             let wanted = self.listens(address, server);
+            // Over UDP the table is asked about each client.
+            let few = !server.usable_outside && address.protocol == Protocol::Tcp;
+            let only = few.then(|| Arc::clone(&self.inside));
+            if only != server.only {
+                for at in server.listens.intersection(&wanted) {
+                    let first = self.claims.get(at).and_then(|c| c.first().copied());
+                    before.entry(*at).or_insert(first);
+                    if first == Some(address) {
+                        retold.insert(*at);
+                    }
+                }
+            }
             for at in server.listens.symmetric_difference(&wanted) {
                 let claims = self.claims.entry(*at).or_default();
                 before.entry(*at).or_insert_with(|| claims.first().copied());
@@ -195,7 +238,7 @@ impl Plan {
             }
             if server.exposure.is_external() {
                 if let Some(server) = self.servers.get_mut(&address) {
-                    server.listens = wanted;
+                    (server.listens, server.only) = (wanted, only);
                 }
             } else {
                 self.servers.remove(&address);
@@ -211,7 +254,9 @@ impl Plan {
                         closed.push(Step::Close(at));
                     }
                 }
-                Some(owner) if Some(owner) != owner_before => opened.extend(self.open(at, owner)),
+                Some(owner) if Some(owner) != owner_before || retold.contains(&at) => {
+                    opened.extend(self.open(at, owner));
+                }
                 Some(_) => {}
             }
         }
@@ -220,11 +265,12 @@ impl Plan {
     }
 
     fn open(&self, at: ListenAddress, server: VirtualAddress) -> Option<Step> {
-        let service = Arc::clone(&self.servers.get(&server)?.service);
+        let Server { service, only, .. } = self.servers.get(&server)?;
         Some(Step::Open(Listen {
             at,
             server,
-            service,
+            service: Arc::clone(service),
+            only: only.clone(),
         }))
     }
 
@@ -241,20 +287,11 @@ impl Plan {
             Exposure::ClusterIp => BTreeSet::new(),
             Exposure::ExternalIp | Exposure::LoadBalancerIp => {
                 let own = self.addresses.all.contains(&address.ip);
-                let listen = own && (server.usable_outside || address.ip.is_loopback());
-                listen.then(|| at(address.ip)).into_iter().collect()
+                own.then(|| at(address.ip)).into_iter().collect()
             }
             Exposure::NodePort => {
                 let v4 = address.ip.is_ipv4();
                 let mut chosen = self.chosen.iter().filter(|ip| ip.is_ipv4() == v4);
-                if !server.usable_outside {
-                    // An endpoint elsewhere is for this node and its pods only: what
-                    // the network reaches stays closed, so that load balancers pass on.
-                    return chosen
-                        .filter(|ip| ip.is_loopback())
-                        .map(|&ip| at(ip))
-                        .collect();
-                }
                 // A datagram's answer must come from where it went to.
                 let wildcard = address.protocol == Protocol::Tcp
                     && is_unrestricted(&self.wanted, v4)

@@ -25,12 +25,15 @@ use super::pipe::Pipes;
 use super::relay::{Readiness, Side};
 use super::takeover::Lent;
 use super::token::{MAILBOX, Owner};
+use super::unreachable::{Told, Unreachables};
 use crate::dataplane::{
-    Dialer, Ending, FlowId, FlowKey, FlowRecord, FlowTable, FlowView, Shared, Timers, WorkerStats,
-    add,
+    DataplaneConfig, Dialer, Ending, FlowId, FlowKey, FlowRecord, FlowTable, FlowView, Shared,
+    Sweep, Timers, WorkerStats, add,
 };
 use crate::ipvs::{DropReason, EchoVerdict, Protocol, RejectReason, Verdict, VirtualServer};
+use crate::packet::Unreachable;
 
+mod account;
 mod listeners;
 mod takeover;
 mod tcp;
@@ -61,8 +64,8 @@ pub(super) enum Message {
     Inherit(Lent),
     /// Addresses of the node have changed.
     Addresses,
-    /// Real servers may have retired: end UDP flows to them.
-    Sweep,
+    /// These are the settings from now on.
+    Configure(Arc<DataplaneConfig>),
     /// Say which flows there are.
     Flows(oneshot::Sender<Vec<FlowView>>),
     /// Say once that everything told before is done.
@@ -77,14 +80,17 @@ pub(super) struct Parts {
     pub(super) stats: Arc<WorkerStats>,
     pub(super) poll: Poll,
     pub(super) mailbox: Receiver<Message>,
+    pub(super) sweep: Arc<Sweep>,
     pub(super) log: SyncSender<FlowRecord>,
 }
 
 pub(super) struct Worker {
     shared: Arc<Shared>,
+    config: Arc<DataplaneConfig>,
     stats: Arc<WorkerStats>,
     poll: Poll,
     mailbox: Receiver<Message>,
+    sweep: Arc<Sweep>,
     log: SyncSender<FlowRecord>,
     /// By number.
     listeners: BTreeMap<u32, Listener>,
@@ -103,9 +109,11 @@ pub(super) struct Worker {
     flows: FlowTable<Flow>,
     timers: Timers,
     dirty: Vec<FlowId>,
+    account: account::Account,
     pipes: Pipes,
     dialer: Dialer,
     own: OwnAddresses,
+    unreachables: Unreachables,
     /// A datagram.
     datagram: Box<[u8]>,
     now: Instant,
@@ -121,10 +129,12 @@ impl Worker {
     pub(super) fn new(parts: Parts) -> Self {
         Self {
             dialer: Dialer::new(parts.shared.config.masquerade.clone()),
+            config: Arc::clone(&parts.shared.config),
             shared: parts.shared,
             stats: parts.stats,
             poll: parts.poll,
             mailbox: parts.mailbox,
+            sweep: parts.sweep,
             log: parts.log,
             listeners: BTreeMap::new(),
             numbers: BTreeMap::new(),
@@ -137,8 +147,10 @@ impl Worker {
             flows: FlowTable::default(),
             timers: Timers::default(),
             dirty: Vec::new(),
+            account: account::Account::default(),
             pipes: Pipes::default(),
             own: OwnAddresses::default(),
+            unreachables: Unreachables::new(),
             datagram: vec![0; udp::MAX_PAYLOAD].into_boxed_slice(),
             now: Instant::now(),
         }
@@ -151,12 +163,14 @@ impl Worker {
     pub(super) fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
         loop {
-            match self.poll.poll(&mut events, self.timeout()) {
+            let timeout = self.timeout();
+            let waited = self.poll.poll(&mut events, timeout);
+            self.now = Instant::now();
+            match waited {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             }
-            self.now = Instant::now();
             for event in &events {
                 if event.token() == MAILBOX {
                     if self.read_mailbox() == Mail::Stop {
@@ -174,6 +188,7 @@ impl Worker {
                 self.take_from(number);
             }
             self.look_after_timers();
+            self.account_when_due();
             for id in std::mem::take(&mut self.dirty) {
                 self.turn_of(id);
             }
@@ -185,7 +200,7 @@ impl Worker {
         if !self.ready.is_empty() || !self.dirty.is_empty() {
             return Some(Duration::ZERO);
         }
-        let next = [self.timers.next(), self.next_wait()]
+        let next = [self.timers.next(), self.next_wait(), self.account.due()]
             .into_iter()
             .flatten()
             .min()?;
@@ -193,6 +208,9 @@ impl Worker {
     }
 
     fn read_mailbox(&mut self) -> Mail {
+        if self.sweep.take() {
+            self.sweep();
+        }
         loop {
             match self.mailbox.try_recv() {
                 Ok(Message::Open(listen)) => self.open(listen),
@@ -204,7 +222,7 @@ impl Worker {
                 Ok(Message::Inherit(lent)) => self.inherit(lent),
                 Ok(Message::Hasten) => self.hasten_udp(),
                 Ok(Message::Addresses) => self.own.forget(),
-                Ok(Message::Sweep) => self.sweep(),
+                Ok(Message::Configure(config)) => self.configure(config),
                 // The askers may have gone.
                 Ok(Message::Flows(reply)) => drop(reply.send(self.views())),
                 Ok(Message::Settled(reply)) => drop(reply.send(())),
@@ -295,6 +313,20 @@ impl Worker {
         }
     }
 
+    /// Follows other settings from now on. Every flow has a look at its time.
+    fn configure(&mut self, config: Arc<DataplaneConfig>) {
+        if config.masquerade != self.config.masquerade {
+            self.dialer = Dialer::new(config.masquerade.clone());
+        }
+        self.config = config;
+        self.now = Instant::now();
+        let all: Vec<FlowId> = self.flows.iter_mut().map(|(id, _)| id).collect();
+        for id in all {
+            self.mark(id);
+            self.udp_timer(id);
+        }
+    }
+
     /// Ends UDP flows whose real server no longer serves.
     fn sweep(&mut self) {
         let retired: Vec<FlowId> = self
@@ -339,7 +371,7 @@ impl Worker {
             table.verdict(listen.server, client.ip(), is_node)
         };
         if matches!(verdict, Verdict::Forward(_)) {
-            let config = &self.shared.config;
+            let config = &self.config;
             if self.shared.flows.load(Ordering::Relaxed) >= config.max_flows {
                 return Verdict::Reject(RejectReason::FlowLimit);
             }
@@ -356,6 +388,18 @@ impl Worker {
             Verdict::Reject(reason) => self.stats.reject(*reason),
             Verdict::Drop(reason) => self.stats.dropped(*reason),
             Verdict::Forward(_) => {}
+        }
+    }
+
+    /// Tells a client of UDP that its datagram came to nobody.
+    fn tell_unreachable(&mut self, key: &FlowKey, payload_len: usize, what: Unreachable) {
+        let (client, local) = (key.client, key.virtual_server);
+        let told = self
+            .unreachables
+            .tell(self.now, client, local, payload_len, what);
+        match told {
+            Told::Limited => self.discard(DropReason::RateLimited),
+            Told::Sent | Told::Unable => {}
         }
     }
 
@@ -384,7 +428,10 @@ impl Worker {
         kind: Kind,
     ) -> FlowId {
         self.shared.flows.fetch_add(1, Ordering::Relaxed);
-        add(&self.stats.opened);
+        if key.protocol == Protocol::Tcp {
+            self.shared.tcp_flows.fetch_add(1, Ordering::Relaxed);
+        }
+        self.stats.opened(key.protocol);
         let started = self.now;
         self.flows.insert(key, |_| Flow {
             key,
@@ -398,6 +445,8 @@ impl Worker {
             source: None,
             held: 0,
             dirty: false,
+            accounted: (0, 0),
+            unaccounted: false,
             armed: None,
         })
     }
@@ -407,17 +456,19 @@ impl Worker {
         let Some(key) = self.flows.get_mut(id).map(|flow| flow.key) else {
             return;
         };
-        let Some(flow) = self.flows.remove(id, key, None) else {
+        let Some(mut flow) = self.flows.remove(id, key, None) else {
             return;
         };
         self.shared.flows.fetch_sub(1, Ordering::Relaxed);
+        if key.protocol == Protocol::Tcp {
+            self.shared.tcp_flows.fetch_sub(1, Ordering::Relaxed);
+        }
         self.shared.account(flow.held, 0);
         let record = flow.record(ending, self.now);
-        if let Some(connection) = &flow.connection {
-            connection.real_server().add_bytes_in(record.bytes_in);
-            connection.real_server().add_bytes_out(record.bytes_out);
-        }
-        if self.log.try_send(record).is_err() {
+        flow.account();
+        self.stats.ended(ending, record.duration);
+        let logged = flow.server.access_log.unwrap_or(self.config.access_log);
+        if logged && self.log.try_send(record).is_err() {
             add(&self.stats.unlogged);
         }
         let listener = flow.listener;
@@ -433,7 +484,8 @@ impl Worker {
             return;
         };
         if let Some(connection) = &flow.connection {
-            connection.real_server().attempt_failed();
+            self.stats.attempt_failed(error);
+            flow.server.attempt_failed(connection.real_server());
             tracing::debug!(
                 service = %flow.server.service,
                 real_server = %connection.real_server().address,
@@ -449,7 +501,7 @@ impl Worker {
     }
 
     fn views(&mut self) -> Vec<FlowView> {
-        let (now, config) = (Instant::now(), &self.shared.config);
+        let (now, config) = (Instant::now(), &self.config);
         self.flows
             .iter_mut()
             .map(|(_, flow)| flow.view(now, config))

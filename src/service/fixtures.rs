@@ -118,7 +118,7 @@ pub(crate) fn apply_slice(slice: EndpointSlice) -> Event {
 
 /// Deletion of `default/<name>`.
 pub(crate) fn delete(kind: ObjectKind, name: &str) -> Event {
-    let namespace = if kind == ObjectKind::Node {
+    let namespace = if matches!(kind, ObjectKind::Node | ObjectKind::Namespace) {
         ""
     } else {
         "default"

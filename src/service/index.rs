@@ -7,6 +7,8 @@
 //! was yields no change.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::mem::take;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::address::Family;
@@ -19,10 +21,12 @@ use super::slice_cache::SliceCache;
 use super::topology::ThisNode;
 use super::{Change, Exposure, HealthCheck, NodeNetwork, VirtualAddress, VirtualServerSpec};
 use claims::Claims;
+use namespaces::Namespaces;
 use specify::Selection;
 
 mod claims;
 mod explain;
+mod namespaces;
 mod specify;
 
 pub use explain::{ExplainedEndpoint, Explanation, Placing};
@@ -35,6 +39,7 @@ pub struct Index {
     ipvs_compat: bool,
     services: HashMap<NamespacedName, Stored>,
     slices: SliceCache,
+    namespaces: Namespaces,
     claims: Claims,
     /// What was last said of each virtual server.
     emitted: HashMap<VirtualAddress, Emitted>,
@@ -44,7 +49,10 @@ pub struct Index {
 
 #[derive(Debug)]
 struct Emitted {
+    /// Without the endpoints that serve, if these are the real servers: with many
+    /// virtual servers it is a third of all memory here.
     spec: VirtualServerSpec,
+    serves_all: bool,
     lacks_local: bool,
 }
 
@@ -97,6 +105,7 @@ impl Index {
             ipvs_compat: false,
             services: HashMap::new(),
             slices: SliceCache::default(),
+            namespaces: Namespaces::default(),
             claims: Claims::default(),
             emitted: HashMap::new(),
             health_checks: BTreeMap::new(),
@@ -118,6 +127,20 @@ impl Index {
     /// Takes events together: each virtual server concerned is worked out once,
     /// after the last of them.
     pub fn apply_all(&mut self, events: impl IntoIterator<Item = Event>) -> Outcome {
+        let mut changes = Vec::new();
+        let warnings = self.apply_in_portions(events, usize::MAX, |all| changes = all);
+        Outcome { changes, warnings }
+    }
+
+    /// Takes events together, and gives what changes in portions of at most so many
+    /// changes, in the order of [`Outcome::changes`]: a whole cluster at once is
+    /// more than need be in memory. The answer is what was left out.
+    pub fn apply_in_portions(
+        &mut self,
+        events: impl IntoIterator<Item = Event>,
+        portion: usize,
+        mut give: impl FnMut(Vec<Change>),
+    ) -> Vec<ObjectWarning> {
         let mut dirty = Dirty::default();
         let network = self.network.clone();
         for event in events {
@@ -137,6 +160,9 @@ impl Index {
         }
         for address in addresses {
             changes.extend(self.settle(address));
+            if changes.len() >= portion {
+                give(take(&mut changes));
+            }
             for (loser, error) in self.claims.new_conflicts(&address) {
                 warnings.push(ObjectWarning {
                     origin: self.services.get(&loser).and_then(|s| s.origin.clone()),
@@ -149,7 +175,10 @@ impl Index {
             }
         }
         changes.extend(services.iter().filter_map(|name| self.settle_health(name)));
-        Outcome { changes, warnings }
+        if !changes.is_empty() {
+            give(changes);
+        }
+        warnings
     }
 
     /// This node as far as it is known.
@@ -170,8 +199,8 @@ impl Index {
     }
 
     /// The virtual servers as they should be, by address.
-    pub fn virtual_servers(&self) -> Vec<&VirtualServerSpec> {
-        let mut all: Vec<_> = self.emitted.values().map(|e| &e.spec).collect();
+    pub fn virtual_servers(&self) -> Vec<VirtualServerSpec> {
+        let mut all: Vec<_> = self.emitted.values().map(Emitted::spec).collect();
         all.sort_by_key(|spec| spec.address);
         all
     }
@@ -206,6 +235,7 @@ impl Index {
     pub fn is_empty(&self) -> bool {
         self.services.is_empty()
             && self.slices.is_empty()
+            && self.namespaces.is_empty()
             && self.claims.is_empty()
             && self.emitted.is_empty()
             && self.health_checks.is_empty()
@@ -216,6 +246,9 @@ impl Index {
             Object::Service(service) => self.take_service(service, origin, dirty),
             Object::EndpointSlice(slice) => self.take_slice(slice, origin.as_ref(), dirty),
             Object::Node(node) => self.take_node(&node.name.name, Some(&node), dirty),
+            Object::Namespace(namespace) => {
+                self.take_namespace(namespace, origin.as_ref(), dirty);
+            }
         }
     }
 
@@ -232,6 +265,7 @@ impl Index {
                 }
             }
             ObjectKind::Node => self.take_node(&key.name.name, None, dirty),
+            ObjectKind::Namespace => self.forget_namespace(&key.name.name, dirty),
         }
     }
 
@@ -290,7 +324,14 @@ impl Index {
         if *name != self.node.name {
             return;
         }
-        self.network = node.map(|n| n.network.clone()).unwrap_or_default();
+        self.network = match node {
+            Some(node) => node.network.clone(),
+            None => NodeNetwork {
+                // What was last said of it, as kube-proxy.
+                leaving: self.network.leaving,
+                ..NodeNetwork::default()
+            },
+        };
         let zone = node.and_then(|n| n.zone.as_ref());
         if self.node.zone.as_ref() != zone {
             self.node.zone = zone.cloned();
@@ -323,10 +364,12 @@ impl Index {
             self.emitted.remove(&address)?;
             return Some(Change::Remove(address));
         };
-        let (spec, lacks_local) = (selection.spec(), selection.lacks_local());
-        let is_new = self.emitted.get(&address).is_none_or(|e| e.spec != spec);
-        let change = is_new.then(|| Change::Upsert(spec.clone()));
-        self.emitted.insert(address, Emitted { spec, lacks_local });
+        let mut spec = selection.spec();
+        spec.access_log = self.access_log(&spec.service);
+        let new = Emitted::new(spec, selection.lacks_local());
+        let is_new = self.emitted.get(&address).is_none_or(|e| !e.says_as(&new));
+        let change = is_new.then(|| Change::Upsert(new.spec()));
+        self.emitted.insert(address, new);
         change
     }
 
@@ -379,6 +422,39 @@ impl Index {
             self.ipvs_compat,
         ))
     }
+}
+
+impl Emitted {
+    fn new(mut spec: VirtualServerSpec, lacks_local: bool) -> Self {
+        let serves_all = spec.serving == sorted(&spec.real_servers);
+        if serves_all {
+            spec.serving = Vec::new();
+        }
+        Self {
+            spec,
+            serves_all,
+            lacks_local,
+        }
+    }
+
+    /// What was said.
+    fn spec(&self) -> VirtualServerSpec {
+        let mut spec = self.spec.clone();
+        if self.serves_all {
+            spec.serving = sorted(&spec.real_servers);
+        }
+        spec
+    }
+
+    fn says_as(&self, other: &Self) -> bool {
+        self.spec == other.spec && self.serves_all == other.serves_all
+    }
+}
+
+fn sorted(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
+    let mut sorted = addresses.to_vec();
+    sorted.sort_unstable();
+    sorted
 }
 
 fn warn(

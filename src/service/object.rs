@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::NodeNetwork;
 use super::address::{parse_cidr, parse_ip};
 use super::endpoint::EndpointSlice;
+use super::namespace::Namespace;
 use super::service_port::Service;
 
 /// Kinds of object the index takes.
@@ -19,6 +20,8 @@ pub enum ObjectKind {
     EndpointSlice,
     /// `v1` Node.
     Node,
+    /// `v1` Namespace.
+    Namespace,
 }
 
 impl ObjectKind {
@@ -28,6 +31,7 @@ impl ObjectKind {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::Node => "Node",
+            Self::Namespace => "Namespace",
         }
     }
 }
@@ -35,7 +39,7 @@ impl ObjectKind {
 /// Namespace and name of an object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NamespacedName {
-    /// The namespace; empty for a Node.
+    /// The namespace; empty for a Node and for a Namespace.
     pub namespace: Arc<str>,
     /// The name.
     pub name: Arc<str>,
@@ -124,6 +128,10 @@ impl Node {
     }
 }
 
+/// The cluster autoscaler's mark on a node that it is going to delete, whatever its
+/// value and effect (kubernetes `pkg/proxy/healthcheck/proxy_health.go`).
+const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
+
 /// What cannot be read is left out.
 fn network(node: &k8s_openapi::api::core::v1::Node) -> NodeNetwork {
     let spec = node.spec.as_ref();
@@ -147,9 +155,12 @@ fn network(node: &k8s_openapi::api::core::v1::Node) -> NodeNetwork {
         // Kubernetes' order of preference for a node's IP (`GetNodeHostIPs`).
         addresses = of_type("ExternalIP");
     }
+    let taints = spec.and_then(|s| s.taints.as_deref()).unwrap_or_default();
     NodeNetwork {
         pod_cidrs: cidrs.into_iter().filter_map(parse_cidr).collect(),
         addresses,
+        leaving: node.metadata.deletion_timestamp.is_some()
+            || taints.iter().any(|taint| taint.key == TO_BE_DELETED),
     }
 }
 
@@ -163,19 +174,32 @@ pub enum Object {
     EndpointSlice(Arc<EndpointSlice>),
     /// A Node; the index looks at its own only.
     Node(Arc<Node>),
+    /// A Namespace.
+    Namespace(Arc<Namespace>),
 }
 
 impl Object {
+    /// Its kind.
+    pub fn kind(&self) -> ObjectKind {
+        self.kind_and_name().0
+    }
+
     /// Names the object.
     pub fn key(&self) -> ObjectKey {
-        let (kind, name) = match self {
-            Self::Service(service) => (ObjectKind::Service, &service.name),
-            Self::EndpointSlice(slice) => (ObjectKind::EndpointSlice, &slice.name),
-            Self::Node(node) => (ObjectKind::Node, &node.name),
-        };
+        let (kind, name) = self.kind_and_name();
         ObjectKey {
             kind,
             name: name.clone(),
+        }
+    }
+
+    /// Names the object, in the order of [`ObjectKey`].
+    pub fn kind_and_name(&self) -> (ObjectKind, &NamespacedName) {
+        match self {
+            Self::Service(service) => (ObjectKind::Service, &service.name),
+            Self::EndpointSlice(slice) => (ObjectKind::EndpointSlice, &slice.name),
+            Self::Node(node) => (ObjectKind::Node, &node.name),
+            Self::Namespace(namespace) => (ObjectKind::Namespace, &namespace.name),
         }
     }
 }
@@ -354,5 +378,16 @@ mod tests {
         assert_eq!(nets(&old), ["10.1.15.0/24"]);
         assert_eq!(addresses(&old), ["198.51.100.1"]);
         assert_eq!(node(json!({}), json!([])).network, NodeNetwork::default());
+        let tainted = |key: &str| {
+            let taint = json!({"key": key, "value": "1", "effect": "NoSchedule"});
+            node(json!({"taints": [taint]}), json!([])).network.leaving
+        };
+        assert!(tainted("ToBeDeletedByClusterAutoscaler"));
+        assert!(!tainted("node.kubernetes.io/unschedulable"));
+        let going = json!({
+            "metadata": {"name": "n1", "deletionTimestamp": "2026-01-01T00:00:00Z"},
+        });
+        let going = Node::from_api(&serde_json::from_value(going).unwrap()).unwrap();
+        assert!(going.network.leaving);
     }
 }

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as api;
 
 use super::address::{Family, parse_cidr, parse_ip};
+use super::namespace::access_log;
 use super::object::{NamespacedName, ObjectError, Reason};
 use super::{Protocol, ProxyProtocol, SchedulerKind, ServicePortName};
 
@@ -86,6 +87,8 @@ pub struct Service {
     pub scheduler: Option<SchedulerKind>,
     /// The PROXY protocol asked for by [`ANNOTATION_PROXY_PROTOCOL`].
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// What [`ANNOTATION_ACCESS_LOG`](super::namespace::ANNOTATION_ACCESS_LOG) says.
+    pub access_log: Option<bool>,
     /// The ports.
     pub ports: Vec<ServicePort>,
     /// What was left out.
@@ -125,6 +128,7 @@ impl Service {
             health_check_node_port: None,
             scheduler: None,
             proxy_protocol: None,
+            access_log: None,
             ports: Vec::new(),
             errors: Vec::new(),
         };
@@ -268,6 +272,10 @@ impl Service {
                 let expected = "v1, v2; no header is sent";
                 self.unknown_annotation(ANNOTATION_PROXY_PROTOCOL, text, expected);
             }
+        }
+        match access_log(annotations) {
+            Ok(access_log) => self.access_log = access_log,
+            Err(error) => self.errors.push(error),
         }
     }
 

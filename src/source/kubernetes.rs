@@ -1,6 +1,6 @@
 //! Objects from the API server of a cluster.
 //!
-//! [`run`] follows Services, EndpointSlices, this node's Node, ServiceCIDRs, and
+//! [`run`] follows Services, EndpointSlices, Namespaces, this node's Node, ServiceCIDRs, and
 //! whether there are NetworkPolicies. It has a task for each of them and is itself
 //! the one that collects what they find into batches; all end when told to, or
 //! when nobody receives any more.
@@ -24,7 +24,7 @@
 //!
 //! # What is kept
 //!
-//! Each object is read into the API's type by itself, reduced to its compact form
+//! Each object is read by itself, as far as it is used, reduced to its compact form
 //! and dropped. An update takes one line or one page of memory on its way.
 
 use std::future::{Future, pending};
@@ -54,13 +54,18 @@ mod facts;
 mod follow;
 mod machine;
 mod objects;
+mod permissions;
+mod requests;
 mod resource;
+mod slim;
 mod version;
 mod wire;
 
 pub use backoff::Timing;
 pub use connection::{Access, AccessError, Connection};
 pub use facts::{NetworkPolicies, ServiceCidrs};
+pub use permissions::{Permission, permissions, version};
+pub use requests::{BUCKETS_MS as REQUEST_BUCKETS_MS, RequestCounts, Requests};
 
 /// What of a cluster is followed, and for whom.
 #[derive(Debug)]
@@ -122,6 +127,11 @@ pub async fn run(
         Resource::node(&node_name),
         Part::Node,
         objects(ObjectKind::Node),
+    );
+    followers.add(
+        Resource::namespaces(),
+        Part::Namespaces,
+        objects(ObjectKind::Namespace),
     );
     if let Some(sender) = service_cidrs {
         let part = Part::ServiceCidrs;

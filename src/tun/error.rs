@@ -63,6 +63,14 @@ pub enum TunError {
         /// The device.
         name: String,
     },
+    /// A device that was prepared is not as it must be.
+    #[error("device {name} is not prepared: {what}")]
+    NotPrepared {
+        /// The device.
+        name: String,
+        /// What is missing or different.
+        what: String,
+    },
     /// More queues than a TUN has, or none.
     #[error("device {name}: {count} queues asked for, a TUN has 1 to {MAX_QUEUES}")]
     QueueCount {
@@ -173,12 +181,17 @@ impl TunError {
             Self::NoCapability { .. } => Some(
                 "run as root, or: sudo setcap cap_net_admin+ep /path/to/kube-tun-proxy; in a \
                  container: --cap-add NET_ADMIN (Kubernetes: \
-                 securityContext.capabilities.add: [NET_ADMIN])"
+                 securityContext.capabilities.add: [NET_ADMIN]); or prepare device and routes \
+                 once, as root: kube-tun-proxy init --user USER --service-cidr CIDR"
                     .to_owned(),
             ),
             Self::DeviceExists { name } => Some(format!(
                 "if nothing uses it: ip link delete {name}; otherwise choose another with \
                  --tun-name"
+            )),
+            Self::NotPrepared { name, .. } => Some(format!(
+                "as root, with the options that run has: kube-tun-proxy init --remove --tun-name \
+                 {name}; kube-tun-proxy init --user USER --tun-name {name} --service-cidr CIDR"
             )),
             Self::QueueCount { .. } => Some(format!("--workers 1 to {MAX_QUEUES}")),
             Self::Queue { .. } | Self::Link { .. } => None,

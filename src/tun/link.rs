@@ -22,7 +22,9 @@
 //! route. No sysctl is touched: replies come from where the service routes lead,
 //! which a strict reverse-path filter accepts.
 
+mod conflicts;
 mod netlink;
+mod prepared;
 mod routes;
 
 use std::io;
@@ -405,6 +407,9 @@ impl Link {
                 // Either ours or somebody's.
                 self.check_conflicts(&[route]).await?;
             }
+            // Without privilege what is there already will do.
+            Err(error)
+                if error.raw_os_error() == Some(libc::EPERM) && self.has_route(route).await => {}
             Err(error) => return Err(self.error(format!("adding the route {route}"), error)),
         }
         let followed = self.check_followed(route).await;

@@ -195,15 +195,18 @@ fn is_device_name(name: &str) -> bool {
             .any(|byte| byte == 0 || byte == b'/' || byte == b':' || byte.is_ascii_whitespace())
 }
 
-/// Opens the driver and attaches the descriptor to the device as one more
-/// queue; returns the device's name as well, since it may have been a pattern.
-pub(super) fn open_queue(
-    name: &str,
-    queue: usize,
-    exclusive: libc::c_int,
-) -> Result<(OwnedFd, String), TunError> {
+/// Opens `/dev/net/tun` and closes it again: whether there is a driver, and for us.
+///
+/// # Errors
+///
+/// As those of [`open_queues`] that concern the driver.
+pub fn check_driver() -> Result<(), TunError> {
+    open_driver("", 0).map(drop)
+}
+
+fn open_driver(name: &str, queue: usize) -> Result<OwnedFd, TunError> {
     let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    let fd = open("/dev/net/tun", flags, Mode::empty()).map_err(|errno| {
+    open("/dev/net/tun", flags, Mode::empty()).map_err(|errno| {
         let source = io::Error::from(errno);
         match errno as i32 {
             libc::ENOENT | libc::ENODEV | libc::ENXIO => TunError::NoDriver { source },
@@ -214,7 +217,17 @@ pub(super) fn open_queue(
                 source,
             },
         }
-    })?;
+    })
+}
+
+/// Opens the driver and attaches the descriptor to the device as one more
+/// queue; returns the device's name as well, since it may have been a pattern.
+pub(super) fn open_queue(
+    name: &str,
+    queue: usize,
+    exclusive: libc::c_int,
+) -> Result<(OwnedFd, String), TunError> {
+    let fd = open_driver(name, queue)?;
 
     // SAFETY: `ifreq` is plain old data: an array and a union of such.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -264,7 +277,7 @@ fn name_in(request: &libc::ifreq) -> String {
 }
 
 /// Header and offloads. They belong to the device, so one queue sets them for all.
-fn set_up_device(fd: &OwnedFd, name: &str) -> Result<Offloads, TunError> {
+pub(super) fn set_up_device(fd: &OwnedFd, name: &str) -> Result<Offloads, TunError> {
     ioctl_int(fd, libc::TUNSETVNETHDRSZ, VNET_HEADER_LEN as libc::c_int)
         .map_err(|errno| queue_error(name, 0, "ioctl TUNSETVNETHDRSZ", errno))?;
     ioctl_int(fd, libc::TUNSETVNETLE, 1)

@@ -32,6 +32,10 @@ pub(crate) fn trials() -> Vec<Trial> {
             "node_port::datagrams_leave_a_removed_endpoint",
             datagrams_move,
         ),
+        Trial::test(
+            "node_port::icmp_errors_of_real_servers_reach_udp_clients",
+            udp_errors,
+        ),
         Trial::test("node_port::list_shows_the_flows", list_shows_the_flows),
         Trial::test(
             "node_port::few_descriptors_serve_one_after_the_other",
@@ -325,6 +329,38 @@ fn datagrams_move() -> Result<(), Failed> {
             .wait_for_log("endpoint_removed", LIMIT)
             .is_some()
     );
+    Ok(())
+}
+
+fn udp_errors() -> Result<(), Failed> {
+    const AGAIN: Duration = Duration::from_millis(500);
+    let cluster = ClusterBuilder::seed().build()?;
+    // Nobody listens in the pod.
+    let service = web(&cluster, &["pod-5"]);
+    let stage = Stage::start(cluster, &[service], &[])?;
+    let loopback6 = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), PORT);
+    for (from, to) in [
+        (stage.cluster.outside(), stage.at(PORT)),
+        (stage.cluster.outside(), stage.at6(PORT)),
+        (stage.cluster.pod("client").namespace(), stage.at(PORT)),
+        (stage.master(), stage.at(PORT)),
+        (stage.master(), Stage::local(PORT)),
+        (stage.master(), loopback6),
+    ] {
+        for size in [0, 100, 3000] {
+            // The pod's kernel limits the rate of its errors (icmp_ratelimit).
+            let ask = || client::udp_exchange(from, to, &vec![0; size], AGAIN);
+            until(ask, is_refused)
+                .map_err(|_| format!("{size} bytes from {} to {to}", from.name()))?;
+        }
+    }
+    let listed = stage.proxy.command(&["list", "--counters", "-o", "json"])?;
+    let listed: serde_json::Value = serde_json::from_slice(&listed.stdout)?;
+    let counted = &listed["nodePorts"];
+    assert!(counted["opened"].as_u64() >= Some(18), "{listed}");
+    let refused = counted["rejected"]["connect_failed"].as_u64();
+    assert!(refused >= Some(18), "{listed}");
+    assert_eq!(listed["tun"]["opened"], 0, "{listed}");
     Ok(())
 }
 

@@ -96,10 +96,12 @@ fn policy_local() -> Result<(), Failed> {
     );
 
     stage.write(&elsewhere)?;
-    let ask = || client::who(outside, stage.at(PORT), LIMIT);
-    until(ask, is_refused)?;
-    let ask = || client::who(stage.master(), Stage::local(PORT), LIMIT);
-    until(ask, |seen| matches!(seen, Ok(seen) if seen.name == "pod-5"))?;
+    let ask = || client::who(outside, stage.at(PORT), SILENCE).map_err(|error| error.kind());
+    until(ask, |seen| matches!(seen, Err(io::ErrorKind::TimedOut)))?;
+    for to in [stage.at(PORT), stage.at6(PORT), Stage::local(PORT)] {
+        let ask = || client::who(stage.master(), to, LIMIT);
+        until(ask, |seen| matches!(seen, Ok(seen) if seen.name == "pod-5"))?;
+    }
     stage.write(&both)?;
     let ask = || client::who(outside, stage.at(PORT), LIMIT);
     until(ask, |seen| matches!(seen, Ok(seen) if seen.name == "here"))?;

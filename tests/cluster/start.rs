@@ -25,7 +25,10 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 /// Another port for health: not what the second proxy fails for.
 fn beside(world: &World) -> ProxyOptions {
-    world.options().healthz(([127, 0, 0, 1], 20_256).into())
+    world
+        .options()
+        .healthz(([127, 0, 0, 1], 20_256).into())
+        .metrics(([127, 0, 0, 1], 20_249).into())
 }
 
 /// Starts a proxy that cannot, and expects it to say this.
@@ -101,6 +104,7 @@ fn route_conflict() -> Result<(), Failed> {
     // The pods' own network.
     let overlapping = ProxyOptions::new(world.manifests.path(), &["10.44.64.0/18".parse()?])
         .healthz(([127, 0, 0, 1], 20_256).into())
+        .metrics(([127, 0, 0, 1], 20_249).into())
         .argument("--tun-name")
         .argument("svc-tun1")
         .argument("--tun-address")

@@ -407,7 +407,7 @@ impl World {
         }
     }
 
-    fn ask<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failed> {
+    pub(crate) fn ask<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failed> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;

@@ -8,13 +8,13 @@ use serde_json::json;
 use kube_tun_proxy::source::kubernetes::{Access, AccessError, Connection};
 
 use crate::api_server::ApiServer;
-use crate::cluster::{Followed, impatient, kubeconfig, service};
+use crate::cluster::{Followed, impatient, service};
 
 #[tokio::test]
 async fn a_token_that_is_replaced_is_read_again() {
     let server = ApiServer::start("first").await;
     let user = json!({"token": "first"});
-    let (directory, path) = kubeconfig(&server, &server.url(), &user);
+    let (directory, path) = server.kubeconfig(&server.url(), &user);
     let mut followed = Followed::of(directory, path.clone(), None, impatient()).await;
     followed.until_complete().await;
 
@@ -44,7 +44,7 @@ async fn an_exec_plugin_gives_the_token() {
         "command": plugin,
         "interactiveMode": "Never",
     }});
-    let (directory, path) = kubeconfig(&server, &server.url(), &user);
+    let (directory, path) = server.kubeconfig(&server.url(), &user);
     let mut followed = Followed::of(directory, path, None, impatient()).await;
     followed.until_complete().await;
     assert_eq!(followed.servers(), ["TCP 10.0.0.7:80 > "]);
@@ -60,7 +60,7 @@ async fn a_client_certificate_lets_in() {
     fs::write(&certificate_file, certificate).unwrap();
     fs::write(&key_file, key).unwrap();
     let user = json!({"client-certificate": certificate_file, "client-key": key_file});
-    let (directory, path) = kubeconfig(&server, &server.url(), &user);
+    let (directory, path) = server.kubeconfig(&server.url(), &user);
     let mut followed = Followed::of(directory, path, None, impatient()).await;
     followed.until_complete().await;
     assert_eq!(followed.servers(), ["TCP 10.0.0.7:80 > "]);
@@ -72,7 +72,7 @@ async fn another_address_of_the_server_replaces_the_configured_one() {
     server.apply("services", service("cart", "10.0.0.7"));
     let user = json!({"token": "secret"});
     // Nobody listens there.
-    let (directory, path) = kubeconfig(&server, "https://127.0.0.1:1", &user);
+    let (directory, path) = server.kubeconfig("https://127.0.0.1:1", &user);
     let mut followed = Followed::of(directory, path, Some(&server.url()), impatient()).await;
     followed.until_complete().await;
     assert_eq!(followed.servers(), ["TCP 10.0.0.7:80 > "]);

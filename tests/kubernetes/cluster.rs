@@ -1,7 +1,6 @@
 //! A cluster as a test sees it: the scripted API server, the source that follows
 //! it, and the index that takes what comes.
 
-use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,27 +47,6 @@ pub(crate) struct Followed {
     _directory: TempDir,
 }
 
-/// A directory with a kubeconfig of this user.
-pub(crate) fn kubeconfig(server: &ApiServer, url: &str, user: &Value) -> (TempDir, PathBuf) {
-    let directory = TempDir::new().unwrap();
-    let authority = directory.path().join("ca.pem");
-    fs::write(&authority, server.certificate()).unwrap();
-    let config = json!({
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "test",
-        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
-        "clusters": [{"name": "test", "cluster": {
-            "server": url,
-            "certificate-authority": authority,
-        }}],
-        "users": [{"name": "test", "user": user}],
-    });
-    let path = directory.path().join("kubeconfig");
-    fs::write(&path, config.to_string()).unwrap();
-    (directory, path)
-}
-
 impl Followed {
     /// Follows with a token.
     pub(crate) async fn start(server: &ApiServer) -> Self {
@@ -77,7 +55,7 @@ impl Followed {
 
     pub(crate) async fn with(server: &ApiServer, timing: Timing) -> Self {
         let user = json!({"token": "secret"});
-        let (directory, path) = kubeconfig(server, &server.url(), &user);
+        let (directory, path) = server.kubeconfig(&server.url(), &user);
         Self::of(directory, path, None, timing).await
     }
 

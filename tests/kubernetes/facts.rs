@@ -82,6 +82,7 @@ async fn what_is_forbidden_or_missing_costs_only_itself() {
         server.fault("servicecidrs", Fault::Status(404));
         server.fault("networkpolicies", Fault::Status(403));
         server.fault("nodes", Fault::Status(403));
+        server.fault("namespaces", Fault::Status(403));
     }
     server.apply("servicecidrs", cidr("kubernetes", &["10.0.0.0/16"]));
     let mut followed = Followed::start(&server).await;
@@ -100,15 +101,37 @@ async fn permission_that_is_taken_away_leaves_what_was_known() {
     let mut followed = Followed::start(&server).await;
     followed.until_complete().await;
     assert_eq!(*followed.cidrs.borrow_and_update(), known(&["10.0.0.0/16"]));
-    for _ in 0..3 {
-        server.fault("servicecidrs", Fault::Status(403));
-    }
+    server.refuse("servicecidrs", Some(403));
     let before = server.seen("servicecidrs").len();
     server.end_watches("servicecidrs");
     server
         .until_seen("servicecidrs", |seen| seen.len() > before + 3)
         .await;
     assert!(!followed.cidrs.has_changed().unwrap());
+}
+
+#[tokio::test]
+async fn what_namespaces_say_is_followed() {
+    let server = ApiServer::start("secret").await;
+    let namespace = |text: &str| {
+        json!({
+            "metadata": {"name": "shop", "annotations": {"kube-tun-proxy.io/access-log": text}},
+        })
+    };
+    server.apply("services", service("cart", "10.0.0.7"));
+    server.apply("namespaces", namespace("false"));
+    let mut followed = Followed::start(&server).await;
+    followed.until_complete().await;
+    let logged = |followed: &Followed| followed.index.virtual_servers()[0].access_log;
+    assert_eq!(logged(&followed), Some(false));
+    server.apply("namespaces", namespace("true"));
+    while logged(&followed) != Some(true) {
+        followed.batch().await;
+    }
+    server.delete("namespaces", "shop");
+    while logged(&followed).is_some() {
+        followed.batch().await;
+    }
 }
 
 #[tokio::test]

@@ -4,10 +4,11 @@
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 
 mod access;
-mod answers;
+#[path = "../api_server/mod.rs"]
 mod api_server;
 mod cluster;
 mod facts;
 mod lists;
+mod permissions;
 mod scale;
 mod watches;

@@ -1,5 +1,5 @@
-//! A large cluster: how long until everything is in, and how much memory it
-//! takes. A measurement, to be read by a person: it runs when asked for, with
+//! A large cluster: how long until everything is in, how much memory it takes, and
+//! how long a change of a slice takes from the API server to the table. A measurement, to be read by a person: it runs when asked for, with
 //!
 //! ```text
 //! cargo test --release --test kubernetes -- --ignored --nocapture a_large_cluster
@@ -9,11 +9,12 @@
 
 use std::env;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -22,13 +23,17 @@ use kube_tun_proxy::service::index::Index;
 use kube_tun_proxy::source::kubernetes::{self, Access, Cluster, Connection, Timing};
 
 use crate::api_server::ApiServer;
-use crate::cluster::{kubeconfig, service, slice};
+use crate::cluster::{service, slice};
 
 /// Services, each with one slice.
 const SERVICES: usize = 10_000;
 
 /// Endpoints of each.
 const ENDPOINTS: usize = 10;
+
+/// Slices that change afterwards, and how many of them a second.
+const CHANGES: usize = 500;
+const CHANGES_A_SECOND: u32 = 100;
 
 /// Says in the child that it is one, and where the kubeconfig lies.
 const CHILD: &str = "KUBE_TUN_PROXY_SCALE_CHILD";
@@ -46,7 +51,7 @@ async fn a_large_cluster() {
             server.without_streams("endpointslices");
         }
         fill(&server);
-        let (_directory, path) = kubeconfig(&server, &server.url(), &json!({"token": "secret"}));
+        let (_directory, path) = server.kubeconfig(&server.url(), &json!({"token": "secret"}));
         let mut child = Command::new(env::current_exe().unwrap());
         child
             .args([
@@ -55,10 +60,32 @@ async fn a_large_cluster() {
                 "--exact",
                 "scale::a_large_cluster",
             ])
-            .env(CHILD, path);
+            .env(CHILD, &path);
         println!("streams: {streams}");
-        let status = tokio::task::spawn_blocking(move || child.status());
+        let mut child = child.spawn().unwrap();
+        churn(&server, &path.with_extension("ready")).await;
+        let status = tokio::task::spawn_blocking(move || child.wait());
         assert!(status.await.unwrap().unwrap().success());
+    }
+}
+
+/// Once the child has everything, changes one slice after another.
+async fn churn(server: &ApiServer, ready: &Path) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !ready.exists() {
+        assert!(Instant::now() < deadline, "the first state does not come");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let mut tick = tokio::time::interval(Duration::from_secs(1) / CHANGES_A_SECOND);
+    for i in 0..CHANGES {
+        tick.tick().await;
+        let name = format!("service-{:05}", (i * 37) % SERVICES);
+        let ip = format!("10.200.{}.{}", i / 250, i % 250);
+        let mut slice = weighty(slice(&name, &[&ip]));
+        slice["metadata"]["annotations"] = json!({
+            "endpoints.kubernetes.io/last-change-trigger-time": Timestamp::now().to_string(),
+        });
+        server.apply("endpointslices", slice);
     }
 }
 
@@ -117,7 +144,7 @@ fn weighty(mut object: Value) -> Value {
 async fn follow(kubeconfig: PathBuf) {
     let begun = Instant::now();
     let access = Access {
-        kubeconfig: Some(kubeconfig),
+        kubeconfig: Some(kubeconfig.clone()),
         master: None,
     };
     let connection = Connection::open(access).await.unwrap();
@@ -157,5 +184,23 @@ async fn follow(kubeconfig: PathBuf) {
         println!("  {line}");
     }
     assert_eq!((servers.len(), real), (SERVICES, SERVICES * ENDPOINTS));
+    fs::write(kubeconfig.with_extension("ready"), "").unwrap();
+    let mut latencies = Vec::new();
+    while latencies.len() < CHANGES {
+        let batch = batches.recv().await.unwrap();
+        for change in &index.apply_all(batch.events).changes {
+            table.apply(change);
+        }
+        let now = Timestamp::now();
+        let took = |trigger| Duration::try_from(now.duration_since(trigger)).unwrap();
+        latencies.extend(batch.triggers.into_iter().map(took));
+    }
+    latencies.sort();
+    println!(
+        "  a slice's change until the next pick: p50 {:.2?}, p99 {:.2?}, at most {:.2?}",
+        latencies[CHANGES / 2],
+        latencies[CHANGES * 99 / 100],
+        latencies[CHANGES - 1],
+    );
     following.abort();
 }

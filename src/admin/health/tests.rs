@@ -51,6 +51,10 @@ async fn ready_only_when_nothing_blocks() {
     let (parts, body) = ask(&health, "/readyz").await;
     assert_eq!(parts.status, StatusCode::OK);
     assert_eq!(body, "ready\n");
+
+    health.set_note("stands by: kube-proxy is well".to_owned());
+    let (_, body) = ask(&health, "/readyz").await;
+    assert_eq!(body, "ready, stands by: kube-proxy is well\n");
 }
 
 #[tokio::test]
@@ -93,10 +97,16 @@ fn a_change_that_waits_too_long_is_unhealthy() {
 
     let report = health.report(at(69), wall(1_069), Some(true));
     assert!(report.healthy);
-    assert_eq!(answer(&report).status(), StatusCode::OK);
+    assert_eq!(
+        answer(&report, &health.answers.livez).status(),
+        StatusCode::OK
+    );
 
     let report = health.report(at(70), wall(1_070), Some(true));
-    assert_eq!(answer(&report).status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(
+        answer(&report, &health.answers.livez).status(),
+        StatusCode::SERVICE_UNAVAILABLE
+    );
     assert_eq!(
         serde_json::to_value(&report).unwrap(),
         json!({

@@ -3,17 +3,25 @@ use std::os::unix::fs::PermissionsExt;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::admin::api::{Outcome, Protocol, RealServer};
-use crate::admin::client::{AskError, ask};
+use crate::admin::api::{Flow, History, Outcome, Protocol, RealServer};
+use crate::admin::client::{AskError, ask, put};
 
-struct Fixed;
+pub(in crate::admin) struct Fixed;
 
 impl View for Fixed {
-    fn services(&self) -> Vec<VirtualServer> {
+    fn counters(&self) -> AllCounters {
+        let mut counters = AllCounters::default();
+        counters.node_ports.opened = 7;
+        counters
+    }
+
+    fn services(&self, detail: Detail) -> Vec<VirtualServer> {
         vec![VirtualServer {
             protocol: "TCP".to_owned(),
             address: "10.0.0.3:443".parse().unwrap(),
             service: "kube-system/metrics-server:https".to_owned(),
+            exposure: "ClusterIP".to_owned(),
+            carried: true,
             scheduler: "rr".to_owned(),
             persistence_seconds: Some(10_800),
             real_servers: vec![RealServer {
@@ -26,12 +34,15 @@ impl View for Fixed {
                 failed_attempts: 2,
                 bytes_to_real_server: 1 << 40,
                 bytes_to_client: 3,
+                rates: None,
             }],
+            rates: None,
+            history: detail.history.then(History::default),
         }]
     }
 
-    async fn flows(&self) -> Vec<Flow> {
-        vec![Flow {
+    async fn flows(&self, filter: &FlowFilter) -> Flows {
+        let flows = vec![Flow {
             protocol: "UDP".to_owned(),
             state: "UDP".to_owned(),
             expires_seconds: Some(299),
@@ -43,7 +54,18 @@ impl View for Fixed {
             bytes_to_real_server: 40,
             bytes_to_client: 65_507,
             service: "kube-system/kube-dns:dns".to_owned(),
-        }]
+        }];
+        // What arrived of the question.
+        let matching = filter.limit.unwrap_or(1);
+        Flows { flows, matching }
+    }
+
+    fn status(&self, _: Detail) -> Status {
+        Status::default()
+    }
+
+    fn measurements(&self) -> Measurements {
+        crate::admin::metrics::example()
     }
 
     fn explain(&self, question: &Question) -> Explanation {
@@ -63,6 +85,21 @@ impl View for Fixed {
             others: vec!["TCP 10.0.0.3:443".to_owned()],
         }
     }
+
+    fn configz(&self) -> Value {
+        serde_json::json!({"kind": "TunProxyConfiguration", "workers": 2})
+    }
+
+    fn log_level(&self) -> String {
+        "info".to_owned()
+    }
+
+    fn set_log_level(&self, directives: &str) -> Result<(), String> {
+        match directives {
+            "info" => Ok(()),
+            other => Err(format!("'{other}' is no filter")),
+        }
+    }
 }
 
 fn mode(path: &Path) -> u32 {
@@ -78,9 +115,19 @@ async fn what_is_told_arrives_whole() {
     let server = tokio::spawn(socket.serve(Arc::new(Fixed), mpsc::channel(1).0));
 
     let services: Services = ask(&path, SERVICES).await.unwrap();
-    assert_eq!(services.virtual_servers, Fixed.services());
+    assert_eq!(services.virtual_servers, Fixed.services(Detail::default()));
+    let counters: AllCounters = ask(&path, COUNTERS).await.unwrap();
+    assert_eq!(counters, Fixed.counters());
     let flows: Flows = ask(&path, FLOWS).await.unwrap();
-    assert_eq!(flows.flows, Fixed.flows().await);
+    assert_eq!(flows, Fixed.flows(&FlowFilter::default()).await);
+    let filter = FlowFilter {
+        limit: Some(9),
+        ..FlowFilter::default()
+    };
+    let flows: Flows = ask(&path, &filter.path()).await.unwrap();
+    assert_eq!(flows.matching, 9);
+    let status: Status = ask(&path, STATUS).await.unwrap();
+    assert_eq!(status, Status::default());
     for (address, protocol, from) in [
         ("10.0.0.3:80", Protocol::Tcp, None),
         (
@@ -180,4 +227,29 @@ async fn the_socket_of_a_successor_is_not_removed() {
     assert!(path.exists());
     drop(second);
     assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn the_configuration_is_shown_and_the_log_can_be_changed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("admin.sock");
+    let socket = AdminSocket::bind(&path).unwrap();
+    let server = tokio::spawn(socket.serve(Arc::new(Fixed), mpsc::channel(1).0));
+
+    let shown: Value = ask(&path, CONFIGZ).await.unwrap();
+    assert_eq!(shown, Fixed.configz());
+    let level = |directives: &str| LogLevel {
+        directives: directives.to_owned(),
+    };
+    let told: LogLevel = ask(&path, LOG_LEVEL).await.unwrap();
+    assert_eq!(told, level("info"));
+    let told: LogLevel = put(&path, LOG_LEVEL, &level("info")).await.unwrap();
+    assert_eq!(told, level("info"));
+    let refused = put::<LogLevel>(&path, LOG_LEVEL, &level("=[")).await;
+    let told = refused.unwrap_err().to_string();
+    assert_eq!(
+        told,
+        "the proxy answered 400 Bad Request: '=[' is no filter"
+    );
+    server.abort();
 }

@@ -27,6 +27,7 @@ fn world(events: impl IntoIterator<Item = Event>) -> World {
         network: NodeNetwork {
             pod_cidrs: vec!["10.1.15.0/24".parse().unwrap()],
             addresses: vec![NODE.parse().unwrap()],
+            leaving: false,
         },
     })));
     let mut index = Index::new("master");

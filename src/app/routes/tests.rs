@@ -219,6 +219,40 @@ async fn beside_fixed_routes_only_external_addresses_have_their_own() {
 }
 
 #[tokio::test]
+async fn fixed_routes_alone_leave_external_addresses_out() {
+    let fixed = Wanted::beside(vec!["10.0.0.0/16".parse().unwrap()]).only_fixed();
+    let mut fixture = Fixture::with(fixed, ServiceCidrs::Unknown);
+    fixture.wanted.programmed(&[external("192.0.2.7")], true);
+    assert!(fixture.said().await.is_empty());
+    assert!(fixture.readiness.blockers().is_empty());
+}
+
+#[tokio::test]
+async fn what_is_idle_routes_nothing_until_it_is_active() {
+    let fixed = Wanted::beside(vec!["10.0.0.0/16".parse().unwrap()]).idle();
+    let mut fixture = Fixture::with(fixed, ServiceCidrs::Unknown);
+    fixture.wanted.programmed(&[external("192.0.2.7")], true);
+    assert!(fixture.said().await.is_empty());
+    // Standing by is being ready.
+    assert!(fixture.readiness.blockers().is_empty());
+    fixture.wanted.set_active(true);
+    assert_eq!(fixture.said().await, ["+10.0.0.0/16", "+192.0.2.7/32"]);
+    fixture.wanted.set_active(false);
+    assert_eq!(fixture.said().await, ["-10.0.0.0/16", "-192.0.2.7/32"]);
+    // Meanwhile a service has gone.
+    fixture
+        .wanted
+        .programmed(&[Change::Remove(address("192.0.2.7", 80))], false);
+    assert!(fixture.said().await.is_empty());
+    fixture.refuse(&["10.0.0.0/16"]);
+    fixture.wanted.set_active(true);
+    assert_eq!(fixture.said().await.first().unwrap(), "+10.0.0.0/16");
+    fixture.refuse(&[]);
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    assert!(fixture.said().await.contains(&"+10.0.0.0/16".to_owned()));
+}
+
+#[tokio::test]
 async fn many_routes_are_set_together() {
     let mut fixture = Fixture::start(ServiceCidrs::Unavailable);
     let many: Vec<_> = (0..500)

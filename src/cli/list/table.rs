@@ -1,9 +1,11 @@
 //! The tables of `list`, with ipvsadm's columns, so that what reads its tables
-//! reads these. Ours is the service's name at the end of a row.
+//! reads these. Ours is what stands at the end of a row: the service's name, by which
+//! kind of address it is reached unless that is a cluster IP, and that SCTP is not carried.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Display};
 
-use crate::admin::api::{Flow, VirtualServer};
+use crate::admin::api::{AllCounters, Flow, Standing, VirtualServer};
 
 const SERVICES_HEAD: &str = "\
 Prot LocalAddress:Port Scheduler Flags
@@ -12,6 +14,20 @@ Prot LocalAddress:Port Scheduler Flags
 
 const FLOWS_HEAD: &str =
     "pro expire state       source             virtual            destination\n";
+
+/// Whether the proxy takes part, as a line before the table.
+pub(super) fn standing(standing: &Standing) -> String {
+    let what = if standing.active {
+        "takes part"
+    } else {
+        "stands by"
+    };
+    format!(
+        "Fallback {what} for {} s: {}\n",
+        standing.since_seconds, standing.reason
+    )
+}
+const COUNTERS_HEAD: &str = "Counter                             TUN          NodePorts\n";
 
 /// Virtual servers with their real servers, as `ipvsadm -Ln`. Numeric: without
 /// the services' names.
@@ -27,6 +43,13 @@ pub(super) fn services(virtual_servers: &[VirtualServer], numeric: bool) -> Stri
         }
         if !numeric {
             row.push_str(&format!("  {}", server.service));
+            // A cluster IP is what goes without saying.
+            if !matches!(server.exposure.as_str(), "" | "ClusterIP") {
+                row.push_str(&format!("  {}", server.exposure));
+            }
+            if !server.carried {
+                row.push_str("  not carried");
+            }
         }
         line(&mut text, &row);
         for real in &server.real_servers {
@@ -63,6 +86,28 @@ pub(super) fn flows(flows: &[Flow], numeric: bool) -> String {
             row.push_str(&format!(" {}", flow.service));
         }
         line(&mut text, &row);
+    }
+    text
+}
+
+/// What was counted, in a row each, of what comes through the TUN and through node
+/// ports.
+pub(super) fn counters(all: &AllCounters) -> String {
+    let mut rows: BTreeMap<(u8, &str, &str), [u64; 2]> = BTreeMap::new();
+    for (at, one) in [&all.tun, &all.node_ports].into_iter().enumerate() {
+        rows.entry((0, "flows opened", "")).or_default()[at] = one.opened;
+        rows.entry((1, "failovers", "")).or_default()[at] = one.failovers;
+        for (reason, count) in &one.rejected {
+            rows.entry((2, "refused", reason)).or_default()[at] = *count;
+        }
+        for (reason, count) in &one.dropped {
+            rows.entry((3, "dropped", reason)).or_default()[at] = *count;
+        }
+    }
+    let mut text = COUNTERS_HEAD.to_owned();
+    for ((_, what, reason), [tun, node_ports]) in rows {
+        let what = format!("{what} {reason}");
+        line(&mut text, &format!("{what:<35} {tun:<12} {node_ports}"));
     }
     text
 }
@@ -105,6 +150,7 @@ mod tests {
             failed_attempts: 0,
             bytes_to_real_server: 0,
             bytes_to_client: 0,
+            rates: None,
         }
     }
 
@@ -119,9 +165,13 @@ mod tests {
             protocol: protocol.to_owned(),
             address: address.parse().unwrap(),
             service: service.to_owned(),
+            exposure: "ClusterIP".to_owned(),
+            carried: true,
             scheduler: "rr".to_owned(),
             persistence_seconds,
             real_servers,
+            rates: None,
+            history: None,
         }
     }
 
@@ -196,6 +246,41 @@ TCP  10.0.0.3:443 rr
 TCP  10.0.23.176:80 rr persistent 10800
   -> 10.1.37.12:8080              Masq    1      12         345
   -> 10.1.65.7:8080               Masq    0      3          0
+"
+        );
+    }
+
+    #[test]
+    fn what_is_out_of_the_ordinary_is_said() {
+        let mut port = virtual_server("TCP", "0.0.0.0:30080", "default/web", None, vec![]);
+        port.exposure = "NodePort".to_owned();
+        let mut sctp = virtual_server("SCTP", "10.0.0.9:3868", "default/diameter", None, vec![]);
+        sctp.carried = false;
+        let rows = services(&[port, sctp], false);
+        assert_eq!(
+            rows.strip_prefix(SERVICES_HEAD).unwrap(),
+            "\
+TCP  0.0.0.0:30080 rr  default/web  NodePort
+SCTP 10.0.0.9:3868 rr  default/diameter  not carried
+"
+        );
+    }
+
+    #[test]
+    fn counters_side_by_side() {
+        let mut all = AllCounters::default();
+        (all.tun.opened, all.node_ports.failovers) = (12_345, 2);
+        all.tun.dropped.insert("source_range".to_owned(), 1);
+        all.node_ports.dropped.insert("source_range".to_owned(), 3);
+        all.node_ports.rejected.insert("flow_limit".to_owned(), 4);
+        assert_eq!(
+            counters(&all),
+            "\
+Counter                             TUN          NodePorts
+flows opened                        12345        0
+failovers                           0            2
+refused flow_limit                  0            4
+dropped source_range                1            3
 "
         );
     }

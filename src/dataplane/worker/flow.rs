@@ -32,6 +32,10 @@ pub(in crate::dataplane) struct Flow {
     pub(in crate::dataplane) half_open: bool,
     /// Has asked for a turn.
     pub(in crate::dataplane) dirty: bool,
+    /// Bytes to and from the real server that it counts already.
+    pub(in crate::dataplane) accounted: (u64, u64),
+    /// Among those that are accounted for next.
+    pub(in crate::dataplane) unaccounted: bool,
     /// The time of the armed timer that counts.
     pub(in crate::dataplane) armed: Option<Instant>,
 }
@@ -62,6 +66,26 @@ impl Flow {
     pub(super) fn is_retired(&self) -> bool {
         let connection = self.connection.as_ref();
         connection.is_some_and(|connection| connection.real_server().is_retired())
+    }
+
+    /// Counts the bytes since the last time on the real server and its virtual server.
+    pub(super) fn account(&mut self) {
+        self.unaccounted = false;
+        let (bytes_in, bytes_out) = self.bytes();
+        let (had_in, had_out) = self.accounted;
+        if let Some(connection) = &self.connection
+            && (bytes_in, bytes_out) != self.accounted
+        {
+            self.accounted = (bytes_in, bytes_out);
+            let real_server = connection.real_server();
+            self.server
+                .carried(real_server, bytes_in - had_in, bytes_out - had_out);
+        }
+    }
+
+    /// Whether it has bytes that nobody counts and nobody is going to.
+    pub(super) fn is_unnoticed(&self) -> bool {
+        !self.unaccounted && self.bytes() != self.accounted
     }
 
     fn bytes(&self) -> (u64, u64) {

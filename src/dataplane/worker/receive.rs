@@ -7,7 +7,7 @@ use super::Worker;
 use crate::dataplane::flow_table::FlowKey;
 use crate::dataplane::shared::Message;
 use crate::dataplane::stats::add;
-use crate::ipvs::{DropReason, EchoVerdict, RejectReason, Verdict, VirtualAddress};
+use crate::ipvs::{DropReason, EchoVerdict, RejectReason, Verdict, VirtualAddress, VirtualServer};
 use crate::packet::{
     FragmentOutcome, IPV6_MINIMUM_MTU, IpPacket, OriginatedError, TcpSegment, UdpDatagram,
     Unreachable, echo_reply, fragment_v6, protocol, tcp_reset, transport_checksum_ok, unreachable,
@@ -119,7 +119,7 @@ impl Worker {
             EchoVerdict::Answer => {}
             EchoVerdict::Drop(reason) => return self.discard(reason),
         }
-        if !self.shared.config.answer_ping {
+        if !self.config.answer_ping {
             return self.discard(DropReason::PingDisabled);
         }
         let mut reply = std::mem::take(&mut self.scratch);
@@ -193,10 +193,14 @@ impl Worker {
         self.shared.table.verdict(address, client.ip(), is_node)
     }
 
-    /// Whether a client may use the proxy at all.
-    pub(super) fn is_served(&mut self, client: SocketAddr) -> bool {
+    /// Whether a client may use this virtual server, as far as it is a pod.
+    pub(super) fn is_served(&mut self, server: &VirtualServer, client: SocketAddr) -> bool {
         self.shared.pod_traffic.load(Ordering::Relaxed)
             || self.local.contains(client.ip(), self.now)
+            || !self
+                .shared
+                .table
+                .counts_as_pod(client.ip(), server.exposure)
     }
 
     /// True when another worker or process has the flow and was given the packet.

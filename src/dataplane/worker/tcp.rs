@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Interest, Token};
 
@@ -118,7 +119,7 @@ impl Worker {
                 return self.refuse_syn(packet, &refusal);
             }
         };
-        if !self.is_served(key.client) {
+        if !self.is_served(&server, key.client) {
             return self.discard(DropReason::PodTraffic);
         }
         if let Err(reason) = self.admit() {
@@ -159,7 +160,7 @@ impl Worker {
     fn dial(&mut self, id: FlowId) {
         loop {
             let now = self.now;
-            let config = &self.shared.config;
+            let config = &self.config;
             let Some(flow) = self.flows.get_mut(id) else {
                 return;
             };
@@ -228,7 +229,8 @@ impl Worker {
         dial.unreachable |= unreachable;
         dial.refused |= !unreachable && error.kind() != io::ErrorKind::TimedOut;
         if let Some(connection) = &flow.connection {
-            connection.real_server().attempt_failed();
+            self.stats.attempt_failed(error);
+            flow.server.attempt_failed(connection.real_server());
             tracing::debug!(
                 service = %flow.server.service,
                 real_server = %connection.real_server().address,
@@ -240,7 +242,7 @@ impl Worker {
     }
 
     /// The socket of a dial has become writable or failed.
-    pub(super) fn dial_ready(&mut self, id: FlowId) {
+    pub(super) fn dial_ready(&mut self, id: FlowId, event: &Event) {
         let Some(flow) = self.flows.get_mut(id) else {
             return;
         };
@@ -248,7 +250,17 @@ impl Worker {
             return;
         };
         let Some(socket) = &dial.socket else { return };
-        match socket.connect_result() {
+        // What is writable and neither broken nor closed is connected: no call to ask.
+        let sound = event.is_writable()
+            && !event.is_error()
+            && !event.is_write_closed()
+            && !event.is_read_closed();
+        let result = if sound {
+            Ok(())
+        } else {
+            socket.connect_result()
+        };
+        match result {
             Ok(()) => self.open(id),
             Err(error) => {
                 self.attempt_failed(id, &error);
@@ -322,7 +334,9 @@ impl Worker {
             return;
         };
         flow.source = socket.local_address();
-        flow.dial_time = Some(now.saturating_duration_since(flow.started));
+        let dial_time = now.saturating_duration_since(flow.started);
+        self.stats.dialed(dial_time);
+        flow.dial_time = Some(dial_time);
         if let Some(connection) = &mut flow.connection {
             connection.established();
             flow.server.connected(flow.key.client.ip(), connection, now);
@@ -385,7 +399,7 @@ impl Worker {
 
     fn ring_size(&self) -> RingSize {
         // Above three quarters of the ceiling a flow still starts, but small.
-        let ceiling = self.shared.config.max_memory;
+        let ceiling = self.config.max_memory;
         if self.shared.memory.load(Ordering::Relaxed) < ceiling / 4 * 3 {
             RingSize::FULL
         } else {
@@ -428,7 +442,7 @@ impl Worker {
     /// Lets a flow move bytes and send.
     pub(super) fn turn(&mut self, id: FlowId) {
         let now = self.now;
-        let timeouts = self.shared.config.tcp_timeouts;
+        let timeouts = self.config.tcp_timeouts;
         let Some(flow) = self.flows.get_mut(id) else {
             return;
         };
@@ -452,13 +466,15 @@ impl Worker {
         {
             connection.closing();
         }
-        match progress {
-            Progress::Ended(ending) => self.finish(id, ending),
-            Progress::More => self.mark(id),
-            Progress::Waiting => {
-                let at = tcp.deadline(&mut self.stack, &timeouts, now);
-                self.arm(id, at);
-            }
+        let deadline = match progress {
+            Progress::Waiting => Some(tcp.deadline(&mut self.stack, &timeouts, now)),
+            Progress::Ended(ending) => return self.finish(id, ending),
+            Progress::More => None,
+        };
+        self.notice_bytes(id);
+        match deadline {
+            Some(at) => self.arm(id, at),
+            None => self.mark(id),
         }
     }
 

@@ -23,6 +23,9 @@ use crate::packet::{
 /// Datagrams that one flow may bring from its real server before others have a turn.
 const BATCH: usize = 64;
 
+/// Flows looked at for one that can make room.
+const LOOKS: usize = 64;
+
 /// Payload of the largest datagram: what a 16-bit length leaves beside UDP's header.
 const MAX_PAYLOAD: usize = 65_527;
 
@@ -74,7 +77,7 @@ impl Worker {
                 return None;
             }
         };
-        if !self.is_served(key.client) {
+        if !self.is_served(&server, key.client) {
             self.discard(DropReason::PodTraffic);
             return None;
         }
@@ -86,7 +89,7 @@ impl Worker {
         let mut tried = Vec::new();
         let mut failed = 0;
         loop {
-            let real_server = if failed < self.shared.config.connect_attempts {
+            let real_server = if failed < self.config.connect_attempts {
                 server.schedule(key.client, now, &tried)
             } else {
                 None
@@ -113,7 +116,8 @@ impl Worker {
                 Err(error) => {
                     failed += 1;
                     add(&self.stats.failovers);
-                    connection.real_server().attempt_failed();
+                    self.stats.attempt_failed(&error);
+                    server.attempt_failed(connection.real_server());
                     tracing::debug!(
                         service = %server.service, real_server = %to, client = %key.client, %error,
                         "no socket to a real server"
@@ -131,7 +135,7 @@ impl Worker {
         source: Option<SocketAddr>,
         attempts: u32,
     ) -> Option<FlowId> {
-        let timeout = self.shared.udp_timeout();
+        let timeout = self.shared.udp_timeout(&self.config);
         let flow = self.flows.get_mut(id)?;
         flow.connection = Some(connection);
         flow.source = source;
@@ -179,6 +183,7 @@ impl Worker {
                 self.discard(DropReason::QueueFull);
             }
         }
+        self.notice_bytes(id);
     }
 
     fn refuse_datagram(&mut self, packet: &IpPacket<'_>, verdict: &Verdict) {
@@ -205,15 +210,16 @@ impl Worker {
                 self.pass_from_real_server_v6(id)
             };
             match received {
-                Ok(()) => {}
+                Ok(()) => self.note_reply(id),
                 Err(error) if is_icmp(&error) => {
                     self.tell_unreachable(id, client, virtual_server, what(&error));
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // Nothing more, or an error that the next datagram meets again.
-                Err(_) => return,
+                Err(_) => return self.notice_bytes(id),
             }
         }
+        self.notice_bytes(id);
         // The budget is spent, and epoll tells only of what is new.
         self.udp_again(id);
     }
@@ -248,6 +254,42 @@ impl Worker {
         self.sink
             .send_datagram_v4(from, to, ident, |room| udp.receive(room, now))?;
         Ok(())
+    }
+
+    /// Remembers that a flow has got its first reply.
+    fn note_reply(&mut self, id: FlowId) {
+        let is_first = |flow: &Flow| matches!(&flow.kind, Kind::Udp(udp) if udp.is_first_reply());
+        if !self.flows.get(id).is_some_and(is_first) {
+            return;
+        }
+        while let Some(oldest) = self.answered.front()
+            && self.flows.get(*oldest).is_none()
+        {
+            self.answered.pop_front();
+        }
+        self.answered.push_back(id);
+    }
+
+    /// Ends the UDP flow whose question was answered the longest ago, as conntrack drops
+    /// entries early when its table is full (early_drop, net/netfilter/nf_conntrack_core.c).
+    /// What has more to say stays.
+    pub(super) fn make_room(&mut self) -> Result<(), RejectReason> {
+        for _ in 0..LOOKS {
+            let Some(id) = self.answered.pop_front() else {
+                break;
+            };
+            let Some(Kind::Udp(udp)) = self.flows.get(id).map(|flow| &flow.kind) else {
+                continue;
+            };
+            if udp.has_its_answer() {
+                self.finish(id, Ending::Displaced);
+                return Ok(());
+            }
+            if !udp.is_conversation() {
+                self.answered.push_back(id);
+            }
+        }
+        Err(RejectReason::FlowLimit)
     }
 
     fn pass_from_real_server_v6(&mut self, id: FlowId) -> io::Result<()> {
@@ -308,7 +350,7 @@ impl Worker {
 
     /// Arms the timers of all flows again: their time has become shorter.
     pub(super) fn hasten_udp(&mut self) {
-        let timeout = self.shared.udp_timeout();
+        let timeout = self.shared.udp_timeout(&self.config);
         let deadline = |flow: &Flow| match &flow.kind {
             Kind::Udp(udp) => Some(udp.deadline(timeout)),
             Kind::Tcp(_) | Kind::Dialing(_) => None,
@@ -323,7 +365,7 @@ impl Worker {
     }
 
     pub(super) fn udp_timer(&mut self, id: FlowId) {
-        let timeout = self.shared.udp_timeout();
+        let timeout = self.shared.udp_timeout(&self.config);
         let Some(flow) = self.flows.get_mut(id) else {
             return;
         };

@@ -1,6 +1,6 @@
 use super::*;
-use crate::service::ProxyProtocol;
 use crate::service::address::Family;
+use crate::service::{NodeNetwork, ProxyProtocol};
 
 const NODE: &str = "192.168.0.2";
 const NODE6: &str = "fd00::2";
@@ -129,14 +129,55 @@ fn endpoints_elsewhere_under_policy_local_serve_this_node_only() {
         program(&mut plan, Change::Upsert(spec.clone())),
         ["open TCP 0.0.0.0:30080 for default/web"]
     );
-    // The local one has gone: closing comes first, since one is in the other's way.
+    // The local one has gone.
     spec.external = Some(Vec::new());
+    let only = "192.168.0.2/32 fd00::2/128 127.0.0.1/32 ::1/128 127.0.0.0/8";
+    let sorted = |only: &str| {
+        let mut nets: Vec<_> = only.split(' ').map(str::to_owned).collect();
+        nets.sort();
+        nets
+    };
+    let opened = |steps: Vec<Step>| match steps.as_slice() {
+        [Step::Open(listen)] => {
+            let nets = listen.only.as_deref().map(|only| {
+                let nets: Vec<_> = only.iter().map(ToString::to_string).collect();
+                sorted(&nets.join(" "))
+            });
+            (listen.at.address.to_string(), nets)
+        }
+        other => panic!("{other:?}"),
+    };
+    let any = "0.0.0.0:30080".to_owned();
     assert_eq!(
-        program(&mut plan, Change::Upsert(spec)),
-        [
-            "close TCP 0.0.0.0:30080",
-            "open TCP 127.0.0.1:30080 for default/web"
-        ]
+        opened(plan.program([&Change::Upsert(spec.clone())]).steps),
+        (any.clone(), Some(sorted(only)))
+    );
+    assert_eq!(program(&mut plan, Change::Upsert(spec.clone())), [""; 0]);
+    // Pods, once their networks are known; and another address of the node.
+    let network = NodeNetwork {
+        pod_cidrs: vec!["10.1.15.0/24".parse().unwrap()],
+        ..NodeNetwork::default()
+    };
+    assert_eq!(
+        opened(plan.program([&Change::Node(network)]).steps),
+        (any.clone(), Some(sorted(&format!("{only} 10.1.15.0/24"))))
+    );
+    let moved = opened(plan.set_addresses(addresses(&["192.168.0.3"])));
+    let only = sorted("192.168.0.3/32 127.0.0.0/8 10.1.15.0/24");
+    assert_eq!(moved, (any.clone(), Some(only)));
+    // The table is asked about each datagram's client.
+    let udp = VirtualServerSpec {
+        external: Some(Vec::new()),
+        ..node_port("udp", Family::V4, Protocol::Udp)
+    };
+    assert_eq!(
+        opened(plan.program([&Change::Upsert(udp)]).steps),
+        ("192.168.0.3:30080".to_owned(), None)
+    );
+    spec.external = Some(vec!["10.1.15.5:80".parse().unwrap()]);
+    assert_eq!(
+        opened(plan.program([&Change::Upsert(spec)]).steps),
+        (any, None)
     );
 }
 

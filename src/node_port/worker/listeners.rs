@@ -27,8 +27,13 @@ impl Worker {
         if let Some(number) = self.numbers.get(&listen.at)
             && let Some(listener) = self.listeners.get_mut(number)
         {
-            // The socket does not care whose it is.
-            listener.listen = listen;
+            if let Err(error) = listener.pass_to(listen) {
+                let Listen { at, service, .. } = &listener.listen;
+                tracing::warn!(
+                    %service, address = %at.address, %error,
+                    "the kernel does not take the filter of who may connect here"
+                );
+            }
             return;
         }
         let number = self.next_number;
@@ -54,9 +59,10 @@ impl Worker {
         let Some(listener) = self.listeners.get_mut(&number) else {
             return;
         };
+        let only = listener.listen.only.as_deref();
         let opened = match inherited {
-            Some(socket) => Ok(inherit(at, socket)),
-            None => open(at),
+            Some(socket) => inherit(at, only, socket),
+            None => open(at, only),
         };
         let opened = opened.and_then(|state| {
             let opened = Listener {

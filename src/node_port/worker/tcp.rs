@@ -126,7 +126,7 @@ impl Worker {
     fn dial(&mut self, id: FlowId) {
         loop {
             let now = self.now;
-            let config = &self.shared.config;
+            let config = &self.config;
             let Some(flow) = self.flows.get_mut(id) else {
                 return;
             };
@@ -179,7 +179,7 @@ impl Worker {
     /// no real server is to blame. A client waits no longer than for silent ones.
     fn starve(&mut self, id: FlowId) {
         let now = self.now;
-        let config = &self.shared.config;
+        let config = &self.config;
         let patience = config.connect_timeout * config.connect_attempts;
         let Some(flow) = self.flows.get_mut(id) else {
             return;
@@ -298,7 +298,9 @@ impl Worker {
             return;
         };
         flow.source = socket.local_address();
-        flow.dial_time = Some(now.saturating_duration_since(flow.started));
+        let dial_time = now.saturating_duration_since(flow.started);
+        self.stats.dialed(dial_time);
+        flow.dial_time = Some(dial_time);
         if let Some(connection) = &mut flow.connection {
             connection.established();
             flow.server.connected(flow.key.client.ip(), connection, now);
@@ -316,7 +318,7 @@ impl Worker {
     /// Lets a flow move bytes.
     pub(super) fn turn(&mut self, id: FlowId) {
         let now = self.now;
-        let timeouts = self.shared.config.tcp_timeouts;
+        let timeouts = self.config.tcp_timeouts;
         let Some(flow) = self.flows.get_mut(id) else {
             return;
         };
@@ -333,6 +335,7 @@ impl Worker {
             connection.closing();
         }
         let deadline = relay.deadline(&timeouts);
+        self.notice_bytes(id);
         match progress {
             Progress::Ended(ending) => self.finish(id, ending),
             Progress::More => self.mark(id),

@@ -2,8 +2,8 @@
 //!
 //! A listener is bound to one address, so what leaves through it comes from the
 //! address that the client sent to. Each client has a connected socket of its own
-//! towards its real server. An ICMP error of the real server cannot be passed on
-//! through a socket that is open: it is counted, and the client hears nothing.
+//! towards its real server. An ICMP error of the real server is passed on
+//! (`node_port::unreachable`).
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,6 +18,8 @@ use crate::node_port::flow::{Flow, Kind};
 use crate::node_port::listener::State;
 use crate::node_port::relay::Side;
 use crate::node_port::token::Owner;
+use crate::node_port::unreachable::what;
+use crate::packet::Unreachable;
 
 /// Datagrams that one socket may bring before others have a turn.
 const BATCH: usize = 64;
@@ -72,10 +74,10 @@ impl Worker {
         let id = match found {
             Some(id) if self.flows.get_mut(id).is_some_and(|flow| flow.is_retired()) => {
                 self.finish(id, Ending::EndpointRemoved);
-                self.start(number, key)
+                self.start(number, key, payload.len())
             }
             Some(id) => Some(id),
-            None => self.start(number, key),
+            None => self.start(number, key, payload.len()),
         };
         let Some(id) = id else { return };
         let now = self.now;
@@ -85,17 +87,35 @@ impl Worker {
         let Kind::Udp { flow, .. } = &mut flow.kind else {
             return;
         };
-        let (sent, _came_back) = flow.send(payload, now);
+        let (sent, came_back) = flow.send(payload, now);
+        if let Some(error) = came_back {
+            self.nobody_there(&key, payload.len(), &error);
+        }
         if let Err(error) = sent {
             if is_icmp(&error) {
-                self.count(&Verdict::Reject(RejectReason::ConnectFailed));
+                self.nobody_there(&key, payload.len(), &error);
             } else {
                 self.discard(DropReason::QueueFull);
             }
         }
+        self.notice_bytes(id);
     }
 
-    fn start(&mut self, number: u32, key: FlowKey) -> Option<FlowId> {
+    /// An ICMP error of the real server has come back.
+    fn nobody_there(&mut self, key: &FlowKey, payload_len: usize, error: &io::Error) {
+        self.count(&Verdict::Reject(RejectReason::ConnectFailed));
+        self.tell_unreachable(key, payload_len, what(error));
+    }
+
+    /// A flow that is not to be.
+    fn refuse_datagram(&mut self, key: &FlowKey, payload_len: usize, refusal: &Verdict) {
+        self.count(refusal);
+        if matches!(refusal, Verdict::Reject(_)) {
+            self.tell_unreachable(key, payload_len, Unreachable::Port);
+        }
+    }
+
+    fn start(&mut self, number: u32, key: FlowKey, payload_len: usize) -> Option<FlowId> {
         let listener = self.listeners.get(&number)?;
         let State::Udp { socket, .. } = &listener.state else {
             return None;
@@ -105,13 +125,13 @@ impl Worker {
         let server = match self.verdict(&listen, key.virtual_server, key.client) {
             Verdict::Forward(server) => server,
             refusal @ (Verdict::Reject(_) | Verdict::Drop(_)) => {
-                self.count(&refusal);
+                self.refuse_datagram(&key, payload_len, &refusal);
                 return None;
             }
         };
         let now = self.now;
         let mut tried = Vec::new();
-        let attempts = self.shared.config.connect_attempts;
+        let attempts = self.config.connect_attempts;
         for attempt in 1..=attempts {
             let Some(real_server) = server.schedule(key.client, now, &tried) else {
                 break;
@@ -137,7 +157,8 @@ impl Worker {
                 }
                 Err(error) => {
                     add(&self.stats.failovers);
-                    connection.real_server().attempt_failed();
+                    self.stats.attempt_failed(&error);
+                    server.attempt_failed(connection.real_server());
                     tracing::debug!(
                         service = %server.service, real_server = %to, client = %key.client, %error,
                         "no socket to a real server"
@@ -150,7 +171,7 @@ impl Worker {
         } else {
             Verdict::Reject(RejectReason::ConnectFailed)
         };
-        self.count(&refusal);
+        self.refuse_datagram(&key, payload_len, &refusal);
         None
     }
 
@@ -162,7 +183,7 @@ impl Worker {
         source: Option<SocketAddr>,
         attempts: u32,
     ) -> Option<FlowId> {
-        let timeout = self.shared.udp_timeout();
+        let timeout = self.shared.udp_timeout(&self.config);
         let poll = &self.poll;
         let flow = self.flows.get_mut(id)?;
         flow.connection = Some(connection);
@@ -187,6 +208,7 @@ impl Worker {
         let mut datagram = std::mem::take(&mut self.datagram);
         let drained = self.pass_to_client(id, &mut datagram);
         self.datagram = datagram;
+        self.notice_bytes(id);
         if !drained {
             // The budget is spent, and epoll tells only of what is new.
             self.mark(id);
@@ -215,7 +237,8 @@ impl Worker {
                     }
                 }
                 Err(error) if is_icmp(&error) => {
-                    self.count(&Verdict::Reject(RejectReason::ConnectFailed));
+                    let (key, sent) = (flow.key, udp.last_sent());
+                    self.nobody_there(&key, sent, &error);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // Nothing more, or an error that the next datagram meets again.
@@ -227,7 +250,7 @@ impl Worker {
 
     /// Arms the timers of all flows again: their time has become shorter.
     pub(super) fn hasten_udp(&mut self) {
-        let timeout = self.shared.udp_timeout();
+        let timeout = self.shared.udp_timeout(&self.config);
         let deadline = |flow: &Flow| match &flow.kind {
             Kind::Udp { flow, .. } => Some(flow.deadline(timeout)),
             Kind::Tcp(_) | Kind::Dialing(_) => None,
@@ -242,7 +265,7 @@ impl Worker {
     }
 
     pub(super) fn udp_timer(&mut self, id: FlowId) {
-        let timeout = self.shared.udp_timeout();
+        let timeout = self.shared.udp_timeout(&self.config);
         let Some(flow) = self.flows.get_mut(id) else {
             return;
         };

@@ -48,7 +48,11 @@ impl Claims {
             position: port.position,
             told: None,
         };
-        let claims = self.by_address.entry(address).or_default();
+        // Nearly all stay alone; a vector that grows would have room for four.
+        let claims = self
+            .by_address
+            .entry(address)
+            .or_insert_with(|| Vec::with_capacity(1));
         let before = claims.partition_point(|other| other.rank() < claim.rank());
         claims.insert(before, claim);
     }

@@ -59,7 +59,7 @@ impl Index {
         let (Stored { service, origin }, ..) = self.owner(address)?;
         let endpoints = 0..selection.endpoints.len();
         Some(Explanation {
-            spec: emitted.spec.clone(),
+            spec: emitted.spec(),
             origin: origin.clone(),
             internal_policy: service.internal_policy,
             external_policy: service.external_policy,
@@ -71,7 +71,7 @@ impl Index {
     }
 
     /// The virtual servers at an address, whatever their port.
-    pub fn virtual_servers_at(&self, ip: IpAddr) -> Vec<&VirtualServerSpec> {
+    pub fn virtual_servers_at(&self, ip: IpAddr) -> Vec<VirtualServerSpec> {
         let mut all = self.virtual_servers();
         all.retain(|spec| spec.address.ip == ip);
         all

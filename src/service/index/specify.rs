@@ -112,6 +112,8 @@ impl<'a> Selection<'a> {
         let serving = serving.filter(|e| e.conditions.ready || e.conditions.serving);
         let mut serving: Vec<_> = serving.map(|e| e.address).collect();
         serving.sort_unstable();
+        // Kept for as long as it is in force.
+        serving.shrink_to_fit();
         let is_balancer = self.exposure == Exposure::LoadBalancerIp;
         let family = Family::of(self.address.ip);
         VirtualServerSpec {
@@ -137,7 +139,9 @@ impl<'a> Selection<'a> {
     fn chosen(&self, list: List) -> Vec<SocketAddr> {
         let all = self.endpoints.iter().zip(self.standings(list));
         let chosen = all.filter(|(_, standing)| standing.is_in());
-        chosen.map(|(endpoint, _)| endpoint.address).collect()
+        let mut chosen: Vec<_> = chosen.map(|(endpoint, _)| endpoint.address).collect();
+        chosen.shrink_to_fit();
+        chosen
     }
 
     /// An empty cluster list means that there are none at all, or in IPVS mode

@@ -31,7 +31,7 @@ fn line(spec: &VirtualServerSpec) -> String {
 }
 
 fn table(index: &Index) -> Vec<String> {
-    index.virtual_servers().into_iter().map(line).collect()
+    index.virtual_servers().iter().map(line).collect()
 }
 
 fn changes(outcome: &Outcome) -> Vec<String> {
@@ -232,8 +232,8 @@ fn terminating_endpoints() {
     let mut after = |endpoints: &[&str]| {
         index.apply(apply_slice(slice("a", "web", HTTP, endpoints)));
         let spec = index.virtual_servers()[0].clone();
-        let list = |all: &[std::net::SocketAddr]| {
-            let last = |a: &std::net::SocketAddr| a.to_string()[7..8].to_owned();
+        let list = |all: &[SocketAddr]| {
+            let last = |a: &SocketAddr| a.to_string()[7..8].to_owned();
             all.iter().map(last).collect::<String>()
         };
         (list(&spec.real_servers), list(&spec.serving))
@@ -260,9 +260,8 @@ fn serving_is_sorted_by_address_and_real_servers_by_text() {
         apply_service(plain("web", "10.0.0.3", HTTP)),
         apply_slice(slice("a", "web", HTTP, &["10.1.1.2", "10.1.1.10"])),
     ]);
-    let spec = index.virtual_servers()[0];
-    let text =
-        |all: &[std::net::SocketAddr]| -> Vec<_> { all.iter().map(ToString::to_string).collect() };
+    let spec = &index.virtual_servers()[0];
+    let text = |all: &[SocketAddr]| -> Vec<_> { all.iter().map(ToString::to_string).collect() };
     assert_eq!(text(&spec.real_servers), ["10.1.1.10:80", "10.1.1.2:80"]);
     assert_eq!(text(&spec.serving), ["10.1.1.2:80", "10.1.1.10:80"]);
 }
@@ -327,6 +326,7 @@ fn this_node_comes_first_and_only_when_it_changes() {
         let network = NodeNetwork {
             pod_cidrs,
             addresses: Vec::new(),
+            leaving: false,
         };
         crate::service::fixtures::apply(Object::Node(Arc::new(Node {
             name: NamespacedName::new("", name),
@@ -344,6 +344,7 @@ fn this_node_comes_first_and_only_when_it_changes() {
     let network = NodeNetwork {
         pod_cidrs: vec!["10.1.15.0/24".parse().unwrap()],
         addresses: Vec::new(),
+        leaving: false,
     };
     assert_eq!(both.changes[0], Change::Node(network));
     assert_eq!(index.apply(with("n1", &["10.1.15.0/24"])).changes, []);

@@ -51,6 +51,7 @@ pub(super) enum Part {
     Services,
     EndpointSlices,
     Node,
+    Namespaces,
     ServiceCidrs,
     NetworkPolicies,
 }

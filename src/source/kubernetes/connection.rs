@@ -4,7 +4,8 @@
 use std::error::Error;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use hyper::{Request, Response, Uri};
 use jiff::{SignedDuration, Timestamp};
@@ -16,6 +17,8 @@ use tokio::sync::Mutex;
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
+
+use super::requests::{Requests, Sent};
 
 /// Time for TCP and TLS to the API server.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -76,6 +79,7 @@ pub enum AccessError {
 pub struct Connection {
     access: Option<Access>,
     server: Uri,
+    requests: Arc<Requests>,
     current: Mutex<Current>,
 }
 
@@ -124,6 +128,7 @@ impl Connection {
         Self {
             access,
             server,
+            requests: Arc::default(),
             current: Mutex::new(current),
         }
     }
@@ -131,6 +136,11 @@ impl Connection {
     /// Address of the API server, as it was when opened.
     pub fn server(&self) -> &Uri {
         &self.server
+    }
+
+    /// What became of the requests.
+    pub fn requests(&self) -> Arc<Requests> {
+        Arc::clone(&self.requests)
     }
 
     /// Sends a request; the answer may be an error status.
@@ -145,7 +155,18 @@ impl Connection {
             }
             current.client.clone()
         };
-        client.send(request.map(Body::from)).await
+        let mut sent = Sent {
+            requests: &self.requests,
+            method: request.method().to_string(),
+            is_answered: false,
+        };
+        let begun = Instant::now();
+        let answer = client.send(request.map(Body::from)).await?;
+        sent.is_answered = true;
+        let (status, now) = (answer.status().as_u16(), SystemTime::now());
+        self.requests
+            .answered(&sent.method, status, begun.elapsed(), now);
+        Ok(answer)
     }
 
     /// Reads the configuration again and makes a new client, unless that was done

@@ -1,4 +1,4 @@
-//! Services, EndpointSlices and Nodes: the objects of the index.
+//! Services, EndpointSlices, Nodes and Namespaces: the objects of the index.
 //!
 //! Each is reduced to its compact form as soon as it has come. The forms are
 //! shared with the index, so that remembering them for the next list costs a
@@ -17,8 +17,10 @@ use tracing::warn;
 
 use super::collect::Update;
 use super::collection::{Collection, Deleted};
+use super::slim::{SlimService, SlimSlice};
 use super::wire::{HeadMeta, object};
 use crate::service::endpoint::EndpointSlice;
+use crate::service::namespace::Namespace;
 use crate::service::object::{Event, NamespacedName, Node, Object, ObjectKey, ObjectKind};
 use crate::service::service_port::Service;
 
@@ -60,7 +62,7 @@ impl Objects {
 
     fn name(&self, head: &HeadMeta) -> NamespacedName {
         let namespace = match self.kind {
-            ObjectKind::Node => "",
+            ObjectKind::Node | ObjectKind::Namespace => "",
             ObjectKind::Service | ObjectKind::EndpointSlice => {
                 let namespace = head.namespace.as_deref().filter(|n| !n.is_empty());
                 namespace.unwrap_or("default")
@@ -178,19 +180,23 @@ fn is_same(known: &Object, object: &Object) -> bool {
         (Object::Service(a), Object::Service(b)) => Arc::ptr_eq(a, b),
         (Object::EndpointSlice(a), Object::EndpointSlice(b)) => Arc::ptr_eq(a, b),
         (Object::Node(a), Object::Node(b)) => Arc::ptr_eq(a, b),
-        (Object::Service(_) | Object::EndpointSlice(_) | Object::Node(_), _) => false,
+        (Object::Namespace(a), Object::Namespace(b)) => Arc::ptr_eq(a, b),
+        (
+            Object::Service(_) | Object::EndpointSlice(_) | Object::Node(_) | Object::Namespace(_),
+            _,
+        ) => false,
     }
 }
 
 fn compact(kind: ObjectKind, text: &RawValue) -> Result<(Object, Option<Timestamp>), String> {
     let (object, trigger) = match kind {
         ObjectKind::Service => {
-            let service: v1::Service = object(text)?;
+            let service: v1::Service = object::<SlimService>(text)?.into();
             let compact = Service::from_api(&service);
             (compact.map(|s| Object::Service(Arc::new(s))), None)
         }
         ObjectKind::EndpointSlice => {
-            let slice: discovery::EndpointSlice = object(text)?;
+            let slice: discovery::EndpointSlice = object::<SlimSlice>(text)?.into();
             let compact = EndpointSlice::from_api(&slice);
             let compact = compact.map(|s| Object::EndpointSlice(Arc::new(s)));
             (compact, trigger(&slice.metadata))
@@ -199,6 +205,11 @@ fn compact(kind: ObjectKind, text: &RawValue) -> Result<(Object, Option<Timestam
             let node: v1::Node = object(text)?;
             let compact = Node::from_api(&node);
             (compact.map(|n| Object::Node(Arc::new(n))), None)
+        }
+        ObjectKind::Namespace => {
+            let namespace: v1::Namespace = object(text)?;
+            let compact = Namespace::from_api(&namespace);
+            (compact.map(|n| Object::Namespace(Arc::new(n))), None)
         }
     };
     let object = object.ok_or_else(|| "metadata.name is missing".to_owned())?;

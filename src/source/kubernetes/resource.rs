@@ -65,6 +65,18 @@ impl Resource {
         }
     }
 
+    /// Namespaces.
+    pub(super) fn namespaces() -> Self {
+        Self {
+            name: "namespaces",
+            path: "/api/v1/namespaces",
+            labels: None,
+            fields: None,
+            existence: false,
+            without: Some("the access log is not switched by annotations of Namespaces"),
+        }
+    }
+
     /// ServiceCIDRs.
     pub(super) fn service_cidrs() -> Self {
         Self {
@@ -89,6 +101,14 @@ impl Resource {
                 "pods are served as if there were none; --pod-traffic never does not serve them",
             ),
         }
+    }
+
+    /// Its API group; empty for the core.
+    pub(super) fn group(&self) -> &'static str {
+        let group = self.path.strip_prefix("/apis/");
+        group
+            .and_then(|rest| rest.split('/').next())
+            .unwrap_or_default()
     }
 
     /// The request for a list page, which begins at `next`.

@@ -1,4 +1,4 @@
-//! Wake-ups from inotify. They only make a look come sooner: what is missed here
+//! Watches through inotify. They only make a look come sooner: what is missed here
 //! the periodic look finds.
 
 use std::collections::BTreeMap;
@@ -7,9 +7,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use notify::event::{AccessKind, AccessMode};
-use notify::{ErrorKind, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
-use tokio::sync::Notify;
+use notify::{ErrorKind, RecommendedWatcher, RecursiveMode, Watcher};
+
+use super::told::Told;
 
 /// inotify watches on the directories that matter for a path.
 #[derive(Debug)]
@@ -21,14 +21,9 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Watches for `path`; each event leaves one permit in `wake`.
-    pub(super) fn new(path: PathBuf, wake: Arc<Notify>) -> Self {
-        let handler = move |event: notify::Result<Event>| {
-            if event.as_ref().map_or(true, is_change) {
-                wake.notify_one();
-            }
-        };
-        let watcher = notify::recommended_watcher(handler);
+    /// Watches for `path`, and passes on to `told` what inotify says.
+    pub(super) fn new(path: PathBuf, told: Arc<Told>) -> Self {
+        let watcher = notify::recommended_watcher(move |event| told.hear(&event));
         let watcher = watcher.map_err(|error| give_up(&error)).ok();
         Self {
             path,
@@ -81,18 +76,6 @@ fn give_up(error: &notify::Error) {
         %error, period_ms = super::LOOK_PERIOD.as_millis(),
         "manifests are not watched through inotify, only looked at periodically"
     );
-}
-
-/// Looking opens files and directories, which inotify tells too.
-fn is_change(event: &Event) -> bool {
-    match event.kind {
-        EventKind::Access(kind) => kind == AccessKind::Close(AccessMode::Write),
-        EventKind::Any
-        | EventKind::Create(_)
-        | EventKind::Modify(_)
-        | EventKind::Remove(_)
-        | EventKind::Other => true,
-    }
 }
 
 /// The path itself if it is a directory, where its name stands, and where it

@@ -9,7 +9,7 @@ use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressScope, CacheInfo,
 };
 use rtnetlink::packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage,
 };
 use rtnetlink::packet_route::route::{
     RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -221,6 +221,28 @@ impl Netlink {
             .execute()
             .await
             .map_err(io_error)
+    }
+
+    /// Deletes a device.
+    pub(super) async fn delete_link(&self, index: u32) -> io::Result<()> {
+        let deleted = self.handle.link().del(index).execute().await;
+        deleted.map_err(io_error)
+    }
+
+    /// Whether a device is up, and its MTU.
+    pub(super) async fn link_state(&self, index: u32) -> io::Result<(bool, u32)> {
+        let mut stream = std::pin::pin!(self.handle.link().get().match_index(index).execute());
+        let message = stream.try_next().await.map_err(io_error)?;
+        let message = message.ok_or(io::ErrorKind::NotFound)?;
+        let mtu = message.attributes.iter().find_map(|attribute| {
+            if let LinkAttribute::Mtu(mtu) = attribute {
+                Some(*mtu)
+            } else {
+                None
+            }
+        });
+        let is_up = message.header.flags.contains(LinkFlags::Up);
+        Ok((is_up, mtu.unwrap_or(0)))
     }
 
     /// A device's name; its index where it has gone meanwhile.

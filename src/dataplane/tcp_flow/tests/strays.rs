@@ -133,6 +133,8 @@ fn data_behind_a_gap_outlives_idle_times() {
     for (from, len) in [(2_000, 1_000), (100_000, 60_000)] {
         let mut hand = Hand::established(Setup::default());
         hand.say(hand.data(0, 1_000, 0));
+        // Its acknowledgment tells the window.
+        hand.wait(std::time::Duration::from_millis(10));
         hand.say(hand.data(from, len, 0));
         hand.wait(std::time::Duration::from_secs(20));
         let mut sent = 1_000;
@@ -184,4 +186,24 @@ fn a_segment_to_a_half_open_flow_with_a_wrong_number_is_reset() {
     assert_eq!(hand.proxy.state(), Some(TcpState::SynReceived));
     hand.say(hand.ack(0, 0));
     assert_eq!(hand.proxy.state(), Some(TcpState::Established));
+}
+
+/// The answer carries it, if one comes in time; full segments and FIN do not wait.
+#[test]
+fn a_small_segment_is_acknowledged_late() {
+    let mut hand = Hand::established(Setup::default());
+    assert_eq!(hand.say(hand.data(0, 100, 0)), []);
+    let said = hand.wait(std::time::Duration::from_millis(10));
+    assert_eq!(said.len(), 1);
+    assert_eq!(said[0].acknowledgement, hand.data(100, 0, 0).sequence);
+
+    assert_eq!(hand.say(hand.data(100, 100, 0)), []);
+    hand.server.write(5);
+    let said = hand.settle();
+    assert_eq!(said.len(), 1);
+    assert_eq!(said[0].acknowledgement, hand.data(200, 0, 0).sequence);
+    assert_eq!(hand.wait(std::time::Duration::from_millis(50)), []);
+
+    assert_eq!(hand.say(hand.data(200, 65_000, 5)).len(), 1);
+    assert_eq!(hand.say(hand.fin(65_200, 5)).len(), 1);
 }

@@ -136,9 +136,9 @@ fn a_panic_of_the_stack_ends_one_flow() {
 #[test]
 fn a_deadline_is_never_now() {
     let mut hand = Hand::established(Setup::default());
-    let packet = hand.packet(hand.data(0, 100, 0));
+    let packet = hand.packet(hand.data(0, 65_000, 0));
     hand.proxy.packet(hand.now, &packet);
-    // An acknowledgment is due at once.
+    // An acknowledgment of a full segment is due at once.
     let (now, proxy) = (hand.now, &mut hand.proxy);
     let flow = proxy.flow.as_ref().unwrap();
     assert!(proxy.stack.poll_at(flow.endpoint(), now).unwrap() <= now);

@@ -13,6 +13,7 @@ fn node_network() -> Change {
     Change::Node(NodeNetwork {
         pod_cidrs: vec!["10.180.0.0/24".parse().unwrap()],
         addresses: vec![NODE.parse().unwrap()],
+        leaving: false,
     })
 }
 
@@ -286,4 +287,26 @@ fn a_forecast_moves_nothing() {
             assert_eq!(next, Some(picked.address), "{kind}");
         }
     }
+}
+
+/// The node itself is asked about before.
+#[test]
+fn who_counts_as_a_pod() {
+    let table = on_a_node();
+    let counts = |client: &str, exposure| table.counts_as_pod(client.parse().unwrap(), exposure);
+    for exposure in [
+        Exposure::LoadBalancerIp,
+        Exposure::ExternalIp,
+        Exposure::NodePort,
+    ] {
+        assert!(counts(POD, exposure), "{exposure}");
+        assert!(!counts(OUTSIDE, exposure), "{exposure}");
+        // Of this family no network is known.
+        assert!(counts("2001:db8::1", exposure), "{exposure}");
+    }
+    assert!(counts(POD, Exposure::ClusterIp));
+    assert!(counts(OUTSIDE, Exposure::ClusterIp));
+    table.apply(&Change::Node(NodeNetwork::default()));
+    let counts = |client: &str| table.counts_as_pod(client.parse().unwrap(), Exposure::ExternalIp);
+    assert!(counts(POD) && counts(OUTSIDE));
 }

@@ -7,7 +7,8 @@
 //! kube-proxy runs them in four configurations: with and without a detector of
 //! local traffic, each with and without `--masquerade-all`. A real server of ours
 //! sees the node in every flow, as if `--masquerade-all` were always set, so the
-//! column of masquerading is "yes" throughout and the four come in two pairs.
+//! column of masquerading is "yes" throughout all 120. Two more configurations are
+//! those of `--ipvs-compat`.
 
 use std::collections::BTreeSet;
 
@@ -15,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::word;
 use super::*;
+use crate::ipvs::ForwardMethod;
 use crate::service::fixtures::{apply, apply_service, apply_slice, service_with_status, slice};
 use crate::service::index::{Index, Outcome};
 use crate::service::object::{Event, NamespacedName, Node, Object};
@@ -49,6 +51,7 @@ impl Cluster {
             network: NodeNetwork {
                 pod_cidrs: pod_cidrs.into_iter().collect(),
                 addresses: vec![NODE.parse().unwrap()],
+                leaving: false,
             },
         })))]);
         cluster
@@ -246,11 +249,13 @@ fn thirty_flows() {
     let index = || Index::new("test-node");
     // The name, the cluster, and the column.
     type Column = fn(&Flow) -> Endpoints;
-    let configurations: [(&str, Cluster, Column); 4] = [
-        ("detector", Cluster::with(index(), true), |f| f.detector),
-        ("no detector", Cluster::with(index(), false), |f| {
-            f.no_detector
-        }),
+    let with = || Cluster::with(index(), true);
+    let without = || Cluster::with(index(), false);
+    let configurations: [(&str, Cluster, Column); 6] = [
+        ("detector", with(), |f| f.detector),
+        ("detector, masquerade all", with(), |f| f.detector),
+        ("no detector", without(), |f| f.no_detector),
+        ("no detector, masquerade all", without(), |f| f.no_detector),
         ("ipvs", Cluster::as_ipvs(), |f| f.ipvs),
         (
             "ipvs without detector",
@@ -258,6 +263,7 @@ fn thirty_flows() {
             |f| f.ipvs,
         ),
     ];
+    let mut checked = 0;
     for (name, cluster, expected) in configurations {
         let cluster = set_up(cluster);
         for flow in FLOWS {
@@ -278,6 +284,11 @@ fn thirty_flows() {
                 "{name}: {} to {destination}",
                 flow.from
             );
+            let server = cluster.server(Protocol::Tcp, flow.from, &destination);
+            let mut real = server.real_servers().into_iter();
+            assert!(real.all(|server| server.forward == ForwardMethod::Masq));
+            checked += 1;
         }
     }
+    assert_eq!(checked, 4 * 30 + 2 * 30);
 }

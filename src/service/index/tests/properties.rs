@@ -257,7 +257,7 @@ proptest! {
                 Event::Delete(key) => { objects.remove(&key); }
             }
         }
-        let programmed: Vec<_> = programmed.values().collect();
+        let programmed: Vec<_> = programmed.into_values().collect();
         prop_assert_eq!(&index.virtual_servers(), &programmed);
         let mut fresh = Index::new("n0");
         fresh.apply_all(objects.values().cloned().map(crate::service::fixtures::apply));

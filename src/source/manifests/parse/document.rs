@@ -23,6 +23,7 @@ use serde_json::Value;
 
 use super::{Loaded, Parsed};
 use crate::service::endpoint::EndpointSlice;
+use crate::service::namespace::Namespace;
 use crate::service::object::{Node, Object, Origin};
 use crate::service::service_port::Service;
 use crate::source::manifests::report::ParseError;
@@ -42,6 +43,7 @@ pub(super) enum Element {
     Service,
     EndpointSlice,
     Node,
+    Namespace,
 }
 
 /// What apiVersion and kind say.
@@ -61,9 +63,11 @@ impl Type {
         match (api_version, kind) {
             ("v1", "Service") => Self::One(Element::Service),
             ("v1", "Node") => Self::One(Element::Node),
+            ("v1", "Namespace") => Self::One(Element::Namespace),
             (DISCOVERY, "EndpointSlice") => Self::One(Element::EndpointSlice),
             ("v1", "List") => Self::List(None),
             ("v1", "ServiceList") => Self::List(Some(Element::Service)),
+            ("v1", "NamespaceList") => Self::List(Some(Element::Namespace)),
             ("v1", "NodeList") => Self::List(Some(Element::Node)),
             (DISCOVERY, "EndpointSliceList") => Self::List(Some(Element::EndpointSlice)),
             _ => Self::Other,
@@ -184,6 +188,10 @@ impl Sink {
             Element::Node => {
                 let node = v1::Node::deserialize(object)?;
                 Node::from_api(&node).map(|n| Object::Node(Arc::new(n)))
+            }
+            Element::Namespace => {
+                let namespace = v1::Namespace::deserialize(object)?;
+                Namespace::from_api(&namespace).map(|n| Object::Namespace(Arc::new(n)))
             }
         };
         let origin = Origin {

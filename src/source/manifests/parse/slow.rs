@@ -142,7 +142,7 @@ fn describe(value: &Value, element: Option<Element>) -> Option<String> {
     let namespace = text(meta.and_then(|m| m.get("namespace")));
     let name = name.map(|name| match namespace {
         Some(namespace) => format!("{namespace}/{name}"),
-        None if element == Some(Element::Node) => name,
+        None if matches!(element, Some(Element::Node | Element::Namespace)) => name,
         None => format!("default/{name}"),
     });
     match (kind, name) {

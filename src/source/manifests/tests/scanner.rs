@@ -5,6 +5,8 @@ use std::time::SystemTime;
 
 use super::super::report::Report;
 use super::super::scan::{Clock, Look, Scanner};
+use super::super::store::Name;
+use super::super::told::Tidings;
 use super::*;
 
 /// A scanner with a clock that moves only when told to.
@@ -322,4 +324,150 @@ fn a_file_that_never_rests_is_read_but_not_blamed() {
     // At rest at last, and broken.
     let (events, reports) = looks(&mut scanner);
     assert_eq!((events.len(), parse_errors(&reports).len()), (0, 1));
+}
+
+/// What inotify would tell of files in a directory.
+fn told(dir: &TempDir, files: &[(&str, bool)]) -> Tidings {
+    let name = |file: &str| Name(dir.path().join(file).into());
+    let files = files.iter().map(|(file, finished)| (name(file), *finished));
+    Tidings {
+        files: files.collect(),
+        all: false,
+    }
+}
+
+/// Looks at what is told and at nothing else.
+fn hear(scanner: &mut Looking, told: &Tidings) -> Look {
+    scanner.scanner.look_at_some(scanner.clock, told)
+}
+
+fn events(look: Look) -> Vec<String> {
+    assert_eq!(look.reports, []);
+    let events = look.batch.into_iter().flat_map(|batch| batch.events);
+    named(&events.collect::<Vec<_>>())
+}
+
+#[test]
+fn a_finished_file_is_read_at_once_and_no_other() {
+    let dir = TempDir::new().unwrap();
+    let mut scanner = scanner(&dir);
+    write(dir.path(), "a.yaml", &service("a", "10.0.0.1"));
+    write(dir.path(), "b.yaml", &service("b", "10.0.0.2"));
+    assert_eq!(looks(&mut scanner).0.len(), 2);
+    write(dir.path(), "a.yaml", &service("a", "10.0.0.3"));
+    write(dir.path(), "b.yaml", &service("b", "10.0.0.4"));
+    write(dir.path(), "c.yaml", &service("c", "10.0.0.5"));
+    let look = hear(
+        &mut scanner,
+        &told(&dir, &[("a.yaml", true), ("b.yaml", false)]),
+    );
+    assert!(look.unsettled);
+    assert_eq!(events(look), ["Service default/a a.yaml 1"]);
+    // A new one.
+    let look = hear(&mut scanner, &told(&dir, &[("c.yaml", true)]));
+    assert_eq!(events(look), ["Service default/c c.yaml 1"]);
+    // The one that was being written, once it is left alone.
+    assert!(scanner.scanner.settles_in(scanner.clock) <= SETTLE);
+    scanner.advance(SETTLE);
+    let look = hear(&mut scanner, &Tidings::default());
+    assert!(!look.unsettled);
+    assert_eq!(events(look), ["Service default/b b.yaml 1"]);
+    assert_eq!(looks(&mut scanner), (vec![], vec![]));
+}
+
+/// `> file`, then `>> file`: a write was finished each time, the file was not.
+#[test]
+fn what_goes_from_a_finished_file_has_time() {
+    let dir = TempDir::new().unwrap();
+    let mut scanner = scanner(&dir);
+    let (a, b) = (service("a", "10.0.0.1"), service("b", "10.0.0.2"));
+    write(dir.path(), "f.yaml", &format!("{a}---\n{b}"));
+    assert_eq!(looks(&mut scanner).0.len(), 2);
+    let finished = told(&dir, &[("f.yaml", true)]);
+    let b = service("b", "10.0.0.3");
+    let whole = format!("{a}---\n{b}");
+    for text in ["", &a, &whole[..whole.len() - 10]] {
+        write(dir.path(), "f.yaml", text);
+        let look = hear(&mut scanner, &finished);
+        assert!(look.unsettled);
+        assert_eq!(events(look), [""; 0]);
+    }
+    write(dir.path(), "f.yaml", &whole);
+    assert_eq!(
+        events(hear(&mut scanner, &finished)),
+        ["Service default/b f.yaml 2"]
+    );
+    // Left so, it goes.
+    write(dir.path(), "f.yaml", &a);
+    assert_eq!(events(hear(&mut scanner, &finished)), [""; 0]);
+    scanner.advance(SETTLE);
+    let look = hear(&mut scanner, &Tidings::default());
+    assert_eq!(events(look), ["Service default/b deleted"]);
+}
+
+#[test]
+fn a_finished_file_that_does_not_parse_is_told_when_it_has_settled() {
+    let dir = TempDir::new().unwrap();
+    let mut scanner = scanner(&dir);
+    write(dir.path(), "f.yaml", &service("a", "10.0.0.1"));
+    assert_eq!(looks(&mut scanner).0.len(), 1);
+    write(dir.path(), "f.yaml", "a: [");
+    let finished = told(&dir, &[("f.yaml", true)]);
+    let look = hear(&mut scanner, &finished);
+    assert!(look.reports.is_empty() && look.batch.is_none() && look.unsettled);
+    scanner.advance(SETTLE);
+    let look = hear(&mut scanner, &Tidings::default());
+    assert_eq!(parse_errors(&look.reports), [(None, None, true)]);
+    assert!(look.batch.is_none());
+}
+
+/// Two writes within a tick of the kernel's clock leave the same size and times.
+#[test]
+fn a_file_is_read_again_when_it_is_told_though_it_looks_the_same() {
+    let dir = TempDir::new().unwrap();
+    let mut scanner = scanner(&dir);
+    looks(&mut scanner);
+    let finished = told(&dir, &[("a.yaml", true)]);
+    for round in 0..50 {
+        write(
+            dir.path(),
+            "a.yaml",
+            &service("a", &format!("10.0.0.{}", 10 + round)),
+        );
+        let look = hear(&mut scanner, &finished);
+        assert_eq!(events(look), ["Service default/a a.yaml 1"]);
+    }
+}
+
+#[test]
+fn what_is_told_does_not_wait_for_a_look_at_everything() {
+    let dir = TempDir::new().unwrap();
+    let mut scanner = scanner(&dir);
+    for file in 0..10 {
+        let (name, ip) = (format!("s{file}"), format!("10.0.0.{file}"));
+        write(dir.path(), &format!("{file}.yaml"), &service(&name, &ip));
+    }
+    assert_eq!(looks(&mut scanner).0.len(), 10);
+    for file in 0..10 {
+        let (name, ip) = (format!("s{file}"), format!("10.0.1.{file}"));
+        replace(dir.path(), &format!("{file}.yaml"), &service(&name, &ip));
+    }
+    fs::remove_file(dir.path().join("9.yaml")).unwrap();
+    scanner.advance(SETTLE);
+    let portion =
+        |scanner: &mut Looking, told: &Tidings| scanner.scanner.look_at_all(scanner.clock, told, 4);
+    let look = portion(&mut scanner, &Tidings::default());
+    assert!(look.more && look.batch.is_none());
+    let look = portion(&mut scanner, &told(&dir, &[("8.yaml", true)]));
+    assert!(look.more);
+    // With it what was found before; the last portion brings the rest.
+    assert_eq!(events(look).len(), 9);
+    let look = portion(&mut scanner, &Tidings::default());
+    assert!(!look.more && look.again);
+    assert_eq!(events(look), [""; 0]);
+    scanner.advance(SETTLE);
+    assert_eq!(
+        named(&looks(&mut scanner).0),
+        ["Service default/s9 deleted"]
+    );
 }

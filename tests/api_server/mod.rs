@@ -1,13 +1,19 @@
 //! An API server over real HTTPS that does as a test says.
 //!
 //! It keeps objects and their history as the real one does, so that lists, pages,
-//! streams and watches fit together; a test changes objects and puts faults in
-//! the way of requests. It runs as tasks of the test's runtime, which end with it.
+//! streams, watches and selectors fit together; a test changes objects and puts
+//! faults in the way of requests. It runs as tasks of the test's runtime, which
+//! end with it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
+
+use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
+use std::fmt;
+use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
@@ -19,6 +25,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -26,12 +33,18 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::{TlsAcceptor, rustls};
 
-use crate::answers::{
-    Body, Sent, answer_of, bookmark, error_event, line, name, query, response, status, streamed,
+use answers::{
+    Body, Sent, answer_of, bookmark, error_event, line, query, response, status, streamed,
 };
+use resource::Resource;
+use selection::Selection;
 
-/// Lines that wait for a watcher.
-const LINES: usize = 4096;
+mod answers;
+mod resource;
+mod selection;
+
+/// Makes the socket that listens at an address.
+type Listen = dyn Fn(SocketAddr) -> io::Result<std::net::TcpListener> + Send + Sync;
 
 /// What a request meets in place of an answer.
 #[derive(Clone, Debug)]
@@ -91,30 +104,12 @@ struct State {
     seen: Vec<Seen>,
 }
 
-#[derive(Default)]
-struct Resource {
-    objects: BTreeMap<String, Value>,
-    history: Vec<Change>,
-    /// Watches from before this version are refused.
-    oldest: u64,
-    watchers: Vec<mpsc::Sender<Sent>>,
-    faults: VecDeque<Fault>,
-    /// Streaming lists are not offered.
-    without_streams: bool,
-}
-
-#[derive(Clone)]
-struct Change {
-    version: u64,
-    kind: &'static str,
-    object: Value,
-}
-
 /// The server. It ends when dropped.
 pub(crate) struct ApiServer {
     state: Arc<Mutex<State>>,
     seen: watch::Sender<usize>,
     address: SocketAddr,
+    listen: Box<Listen>,
     acceptor: TlsAcceptor,
     certificate: String,
     /// A client certificate and its key, in PEM.
@@ -125,7 +120,18 @@ pub(crate) struct ApiServer {
 impl ApiServer {
     /// Starts one without objects, which lets in whoever has `token`.
     pub(crate) async fn start(token: &str) -> Self {
-        let issued = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Self::start_at(token, address, std::net::TcpListener::bind).await
+    }
+
+    /// The same at an address, with sockets from `listen`; port 0 is any that is
+    /// free.
+    pub(crate) async fn start_at(
+        token: &str,
+        address: SocketAddr,
+        listen: impl Fn(SocketAddr) -> io::Result<std::net::TcpListener> + Send + Sync + 'static,
+    ) -> Self {
+        let issued = rcgen::generate_simple_self_signed([address.ip().to_string()]).unwrap();
         let key = issued.signing_key.serialize_der().try_into().unwrap();
         let (authority, client) = client_certificate();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -150,7 +156,8 @@ impl ApiServer {
         let mut server = Self {
             state: Arc::new(Mutex::new(state)),
             seen: watch::Sender::new(0),
-            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            address,
+            listen: Box::new(listen),
             acceptor: TlsAcceptor::from(Arc::new(config)),
             certificate: issued.cert.pem(),
             client,
@@ -175,14 +182,38 @@ impl ApiServer {
         &self.client
     }
 
+    /// A directory with a kubeconfig of this user, for this server at `url`.
+    pub(crate) fn kubeconfig(&self, url: &str, user: &Value) -> (TempDir, PathBuf) {
+        let directory = TempDir::new().unwrap();
+        let authority = directory.path().join("ca.pem");
+        fs::write(&authority, self.certificate()).unwrap();
+        let config = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "test",
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+            "clusters": [{"name": "test", "cluster": {
+                "server": url,
+                "certificate-authority": authority,
+            }}],
+            "users": [{"name": "test", "user": user}],
+        });
+        let path = directory.path().join("kubeconfig");
+        fs::write(&path, config.to_string()).unwrap();
+        (directory, path)
+    }
+
     /// Breaks all connections and takes no new ones.
     pub(crate) async fn go_away(&mut self) {
         self.tasks.shutdown().await;
     }
 
     /// Takes connections again, on the same port.
+    #[expect(clippy::unused_async, reason = "it needs the runtime it is called in")]
     pub(crate) async fn come_back(&mut self) {
-        let listener = TcpListener::bind(self.address).await.unwrap();
+        let listener = (self.listen)(self.address).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let listener = TcpListener::from_std(listener).unwrap();
         self.address = listener.local_addr().unwrap();
         let (state, seen) = (Arc::clone(&self.state), self.seen.clone());
         let acceptor = self.acceptor.clone();
@@ -190,6 +221,8 @@ impl ApiServer {
             let mut connections = JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
+                // As the real one: a change is not to wait for the last one's ACK.
+                stream.set_nodelay(true).unwrap();
                 let (state, seen) = (Arc::clone(&state), seen.clone());
                 let acceptor = acceptor.clone();
                 connections.spawn(async move {
@@ -228,10 +261,7 @@ impl ApiServer {
         let mut state = self.lock();
         state.version += 1;
         let version = state.version;
-        let resource = state.resource(resource);
-        let mut object = resource.objects.remove(name).unwrap();
-        object["metadata"]["resourceVersion"] = version.to_string().into();
-        resource.change(version, "DELETED", object);
+        state.resource(resource).delete(version, name);
     }
 
     /// Tells watchers the present version.
@@ -252,8 +282,8 @@ impl ApiServer {
         for watcher in self.lock().resource(resource).watchers.drain(..) {
             let half = Bytes::from_static(b"{\"type\":\"DELETED\",\"object\":{\"meta");
             // One that has gone is cut already.
-            drop(watcher.try_send(Ok(Frame::data(half))));
-            drop(watcher.try_send(Err(io::Error::other("cut"))));
+            let _ = watcher.send(Ok(Frame::data(half)));
+            let _ = watcher.send(Err(io::Error::other("cut")));
         }
     }
 
@@ -265,6 +295,12 @@ impl ApiServer {
     /// Puts a fault in the way of the next request.
     pub(crate) fn fault(&self, resource: &str, fault: Fault) {
         self.lock().resource(resource).faults.push_back(fault);
+    }
+
+    /// Every request for a resource gets this error status from now on; `None`
+    /// is over with it.
+    pub(crate) fn refuse(&self, resource: &str, code: Option<u16>) {
+        self.lock().resource(resource).refused = code;
     }
 
     /// Streaming lists are refused.
@@ -320,103 +356,17 @@ impl ApiServer {
     }
 }
 
-impl State {
-    fn resource(&mut self, name: &str) -> &mut Resource {
-        self.resources.entry(name.to_owned()).or_default()
+impl fmt::Debug for ApiServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiServer")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 
-impl Resource {
-    fn apply(&mut self, version: u64, mut object: Value) {
-        object["metadata"]["resourceVersion"] = version.to_string().into();
-        let before = self.objects.insert(name(&object), object.clone());
-        let kind = if before.is_some() {
-            "MODIFIED"
-        } else {
-            "ADDED"
-        };
-        self.change(version, kind, object);
-    }
-
-    fn change(&mut self, version: u64, kind: &'static str, object: Value) {
-        self.send(&line(kind, &object));
-        self.history.push(Change {
-            version,
-            kind,
-            object,
-        });
-    }
-
-    fn send(&mut self, line: &str) {
-        self.watchers.retain(|watcher| {
-            let line = Bytes::copy_from_slice(line.as_bytes());
-            watcher.try_send(Ok(Frame::data(line))).is_ok()
-        });
-    }
-
-    fn list(&self, version: u64, query: &HashMap<String, String>) -> Response<Body> {
-        let number = |name: &str| query.get(name).map(|n| n.parse::<u64>().unwrap());
-        let limit = number("limit").unwrap_or(u64::MAX);
-        let (version, from) = match query.get("continue") {
-            None => (version, 0),
-            Some(token) => {
-                let (version, from) = token.split_once(':').unwrap();
-                let version = version.parse().unwrap();
-                if version < self.oldest {
-                    return status(410, None);
-                }
-                (version, from.parse().unwrap())
-            }
-        };
-        let items: Vec<_> = self.objects.values().skip(from).collect();
-        let page: Vec<_> = items
-            .iter()
-            .take(usize::try_from(limit).unwrap_or(usize::MAX))
-            .collect();
-        let mut metadata = json!({"resourceVersion": version.to_string()});
-        if page.len() < items.len() {
-            metadata["continue"] = format!("{version}:{}", from + page.len()).into();
-        }
-        let list = json!({"metadata": metadata, "items": page});
-        answer_of(200, Full::new(list.to_string().into()))
-    }
-
-    fn watch(&mut self, version: u64, query: &HashMap<String, String>) -> Response<Body> {
-        let (sender, mut receiver) = mpsc::channel(LINES);
-        let send = |line: String| sender.try_send(Ok(Frame::data(line.into()))).unwrap();
-        let from = query.get("resourceVersion").map_or("", String::as_str);
-        if query.contains_key("sendInitialEvents") {
-            if query.get("resourceVersionMatch").map(String::as_str) != Some("NotOlderThan") {
-                return status(422, None);
-            }
-            let initial = self.objects.values().map(|object| line("ADDED", object));
-            send(initial.collect());
-            send(line("BOOKMARK", &bookmark(version, true)));
-        } else {
-            let from: u64 = from.parse().unwrap();
-            if from < self.oldest {
-                send(error_event(410));
-                drop(sender);
-                return streamed(receiver);
-            }
-            let missed = self.history.iter().filter(|change| change.version > from);
-            send(
-                missed
-                    .map(|change| line(change.kind, &change.object))
-                    .collect(),
-            );
-            // In the future: silence, even when something happens.
-            if from > version {
-                let mut silent = Some(sender);
-                let body = StreamBody::new(poll_fn(move |cx| {
-                    let _keep = &mut silent;
-                    receiver.poll_recv(cx)
-                }));
-                return response(200, BodyExt::boxed(body));
-            }
-        }
-        self.watchers.push(sender);
-        streamed(receiver)
+impl State {
+    fn resource(&mut self, name: &str) -> &mut Resource {
+        self.resources.entry(name.to_owned()).or_default()
     }
 }
 
@@ -461,6 +411,10 @@ fn answer(
     }
     let version = state.version;
     let resource = state.resource(&resource);
+    if let Some(code) = resource.refused {
+        return status(code, None);
+    }
+    let selection = Selection::of(&query);
     let is_stream = query.contains_key("sendInitialEvents");
     match resource.faults.pop_front() {
         Some(Fault::Status(code)) => return status(code, None),
@@ -489,8 +443,8 @@ fn answer(
         return status(422, None);
     }
     if query.contains_key("watch") {
-        resource.watch(version, &query)
+        resource.watch(version, &query, selection)
     } else {
-        resource.list(version, &query)
+        resource.list(version, &query, &selection)
     }
 }

@@ -1,0 +1,113 @@
+//! How many connections the node lets one make.
+
+use nix::sys::resource::{Resource, getrlimit};
+
+use super::{Finding, sysctl};
+use crate::config::RESERVED_FILES;
+
+/// Below the kernel's own default (28,232) somebody has made it narrow.
+const FEW_PORTS: u32 = 16_384;
+
+/// TCP_TIMEWAIT_LEN, linux/include/net/tcp.h, in seconds.
+const TIME_WAIT: u32 = 60;
+
+pub(super) fn ports() -> Finding {
+    const SUBJECT: &str = "ports";
+    let key = "net/ipv4/ip_local_port_range";
+    let text = match sysctl(key) {
+        Ok(text) => text,
+        Err(error) => return Finding::unknown(SUBJECT, key, error),
+    };
+    let Some((low, high)) = range(&text) else {
+        return Finding::unknown(SUBJECT, key, format!("{text:?} is no range"));
+    };
+    let count = u32::from(high - low) + 1;
+    let found = format!("{low} to {high}: {count} connections at a time to one real server");
+    if count < FEW_PORTS {
+        let mend = "sysctl -w net.ipv4.ip_local_port_range=\"32768 60999\"";
+        Finding::warning(SUBJECT, found, mend)
+    } else {
+        Finding::ok(SUBJECT, found)
+    }
+}
+
+fn range(text: &str) -> Option<(u16, u16)> {
+    let mut words = text.split_whitespace().map(|word| word.parse().ok());
+    let (low, high) = (words.next()??, words.next()??);
+    (low <= high).then_some((low, high))
+}
+
+pub(super) fn time_wait() -> Finding {
+    const SUBJECT: &str = "tcp-tw-reuse";
+    let key = "net/ipv4/tcp_tw_reuse";
+    let text = match sysctl(key) {
+        Ok(text) => text,
+        Err(error) => return Finding::unknown(SUBJECT, key, error),
+    };
+    let range = sysctl("net/ipv4/ip_local_port_range");
+    let ports = range.ok().and_then(|text| range_len(&text)).unwrap_or(0);
+    let rate = ports / TIME_WAIT;
+    // 2, the default, is for loopback only (ip-sysctl.rst).
+    match text.as_str() {
+        "1" => Finding::ok(
+            SUBJECT,
+            "1: a port is used again one second after its connection",
+        ),
+        "2" => Finding::ok(
+            SUBJECT,
+            format!(
+                "2: where the proxy closes first, {rate} new connections a second to one real \
+                 server; sysctl -w net.ipv4.tcp_tw_reuse=1 allows {ports}"
+            ),
+        ),
+        other => Finding::warning(
+            SUBJECT,
+            format!(
+                "{other}: where the proxy closes first, {rate} new connections a second to one \
+                 real server, on this node too"
+            ),
+            "sysctl -w net.ipv4.tcp_tw_reuse=1",
+        ),
+    }
+}
+
+fn range_len(text: &str) -> Option<u32> {
+    range(text).map(|(low, high)| u32::from(high - low) + 1)
+}
+
+pub(super) fn open_files(max_flows: usize) -> Finding {
+    const SUBJECT: &str = "open-files";
+    let hard = match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((_, hard)) => hard,
+        Err(error) => return Finding::unknown(SUBJECT, "the limit on open files", error),
+    };
+    let flows = u64::try_from(max_flows).unwrap_or(u64::MAX);
+    let needed = flows.saturating_add(RESERVED_FILES);
+    let found = format!("{hard} at most, --max-flows {max_flows} needs {needed}");
+    if hard < needed {
+        let mend = format!("ulimit -Hn {needed} (systemd: LimitNOFILE={needed})");
+        Finding::warning(SUBJECT, found, mend)
+    } else {
+        Finding::ok(SUBJECT, found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::Level;
+
+    #[test]
+    fn a_range_of_ports() {
+        assert_eq!(range("32768\t60999"), Some((32_768, 60_999)));
+        assert_eq!(range_len("32768\t60999"), Some(28_232));
+        assert_eq!(range("9 8"), None);
+        assert_eq!(range("x"), None);
+    }
+
+    #[test]
+    fn more_flows_than_files_is_a_warning() {
+        assert_eq!(open_files(1).level, Level::Ok);
+        assert_eq!(open_files(usize::MAX).level, Level::Warning);
+    }
+}
