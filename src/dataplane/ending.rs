@@ -43,7 +43,7 @@ pub enum Ending {
 
 impl Ending {
     /// All of them; `ending as usize` is the index.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Closed,
         Self::ClientReset,
         Self::ServerReset,
@@ -59,6 +59,7 @@ impl Ending {
         Self::ConnectTimeout,
         Self::Abandoned,
         Self::Fault,
+        Self::HandedOver,
         Self::Stopped,
     ];
 

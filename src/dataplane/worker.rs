@@ -38,6 +38,7 @@ use crate::tun::{MAX_FRAME_LEN, Queue};
 use takeover::{LINKS, Links};
 
 mod account;
+mod change;
 mod flow;
 mod receive;
 mod takeover;
@@ -355,33 +356,6 @@ impl Worker {
                 }
                 Err(TryRecvError::Empty) => return Ok(Mail::Read),
             }
-        }
-    }
-
-    /// Follows other settings from now on. Every flow has a look at its time.
-    fn configure(&mut self, config: Arc<DataplaneConfig>) {
-        if config.masquerade != self.config.masquerade {
-            self.dialer = Dialer::new(config.masquerade.clone());
-        }
-        self.config = config;
-        self.now = Instant::now();
-        let all: Vec<FlowId> = self.flows.iter_mut().map(|(id, _)| id).collect();
-        for id in all {
-            self.mark(id);
-            self.udp_timer(id);
-        }
-    }
-
-    /// Ends UDP flows whose real server no longer serves.
-    fn sweep(&mut self) {
-        let retired: Vec<FlowId> = self
-            .flows
-            .iter_mut()
-            .filter(|(_, flow)| matches!(flow.kind, Kind::Udp(_)) && flow.is_retired())
-            .map(|(id, _)| id)
-            .collect();
-        for id in retired {
-            self.finish(id, Ending::EndpointRemoved);
         }
     }
 

@@ -34,6 +34,7 @@ use crate::ipvs::{DropReason, EchoVerdict, Protocol, RejectReason, Verdict, Virt
 use crate::packet::Unreachable;
 
 mod account;
+mod change;
 mod listeners;
 mod takeover;
 mod tcp;
@@ -310,33 +311,6 @@ impl Worker {
                 Kind::Tcp(_) => self.mark(id),
                 Kind::Udp { .. } => self.udp_timer(id),
             }
-        }
-    }
-
-    /// Follows other settings from now on. Every flow has a look at its time.
-    fn configure(&mut self, config: Arc<DataplaneConfig>) {
-        if config.masquerade != self.config.masquerade {
-            self.dialer = Dialer::new(config.masquerade.clone());
-        }
-        self.config = config;
-        self.now = Instant::now();
-        let all: Vec<FlowId> = self.flows.iter_mut().map(|(id, _)| id).collect();
-        for id in all {
-            self.mark(id);
-            self.udp_timer(id);
-        }
-    }
-
-    /// Ends UDP flows whose real server no longer serves.
-    fn sweep(&mut self) {
-        let retired: Vec<FlowId> = self
-            .flows
-            .iter_mut()
-            .filter(|(_, flow)| matches!(flow.kind, Kind::Udp { .. }) && flow.is_retired())
-            .map(|(id, _)| id)
-            .collect();
-        for id in retired {
-            self.finish(id, Ending::EndpointRemoved);
         }
     }
 
