@@ -49,6 +49,7 @@ mod worker;
 pub use addresses::{NodeAddresses, NodePortAddress};
 pub use handle::NodePorts;
 pub use takeover::{Lent, LentList};
+pub use unreachable::RawSockets;
 pub use watch::AddressWatch;
 
 /// Settings of the node ports.

@@ -70,6 +70,8 @@ mod sockets;
 mod start;
 #[path = "cluster/takeover.rs"]
 mod takeover;
+#[path = "cluster/takeover_kinds.rs"]
+mod takeover_kinds;
 #[path = "cluster/tcp.rs"]
 mod tcp;
 #[path = "cluster/telling.rs"]
@@ -115,6 +117,7 @@ fn main() -> ExitCode {
         reload::trials(),
         start::trials(),
         takeover::trials(),
+        takeover_kinds::trials(),
         tcp::trials(),
         telling::trials(),
         transfer::trials(),

@@ -38,7 +38,7 @@ use crate::config::{Config, Mode, PodTraffic, Source};
 use crate::dataplane::Dataplane;
 use crate::ipvs::Table;
 use crate::node::links::Node;
-use crate::node_port::{AddressWatch, Lent, NodePorts};
+use crate::node_port::{AddressWatch, Lent, NodePorts, RawSockets};
 use crate::service::index::Index;
 use crate::source::kubernetes::ServiceCidrs;
 use crate::source::{Batch, manifests};
@@ -105,8 +105,9 @@ impl App {
         let dataplane =
             unprivileged(|| start(dataplane_config(&config), Arc::clone(&table), queues.queues));
         let dataplane = Arc::new(dataplane.map_err(AppError::Threads)??);
+        let raw = RawSockets::open();
         confinement.confine_to_node_ports();
-        let node_ports = NodePorts::start(node_port_config(&config), &dataplane)?;
+        let node_ports = NodePorts::start(node_port_config(&config), raw, &dataplane)?;
         let node_ports = Arc::new(node_ports);
         confinement.confine_main();
 

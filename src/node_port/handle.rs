@@ -16,6 +16,7 @@ use super::addresses::{NodeAddresses, NodePortAddress};
 use super::plan::{Plan, Step, Steps};
 use super::takeover::Lent;
 use super::token::MAILBOX;
+use super::unreachable::RawSockets;
 use super::worker::{Message, Parts, Worker};
 use crate::dataplane::{
     Counters, Dataplane, DataplaneConfig, FlowView, StartError, Sweep, WorkerStats, answered,
@@ -50,10 +51,17 @@ struct State {
 impl NodePorts {
     /// Starts the workers. They listen nowhere until [`NodePorts::program`] tells
     /// what for and [`NodePorts::open`] when. Their flows share table, settings and limits with `dataplane`.
+    /// what for and [`NodePorts::set_open`] when. Their flows share table, settings and limits with `dataplane`.
+    /// UDP clients are told through `raw` that nobody is there.
     ///
     /// # Errors
     /// When the system gives no epoll instance or no thread.
-    pub fn start(config: NodePortConfig, dataplane: &Dataplane) -> Result<Self, StartError> {
+    pub fn start(
+        config: NodePortConfig,
+        raw: RawSockets,
+        dataplane: &Dataplane,
+    ) -> Result<Self, StartError> {
+        let raw = Arc::new(raw);
         let shared = dataplane.shared();
         let (log, log_thread) = start_access_log().map_err(|source| StartError::Thread {
             name: "access-log".to_owned(),
@@ -89,6 +97,7 @@ impl NodePorts {
                 poll,
                 mailbox,
                 log: log.clone(),
+                raw: Arc::clone(&raw),
             };
             let name = format!("node-port-{worker}");
             let failed = Arc::clone(&failed);

@@ -25,7 +25,7 @@ use super::pipe::Pipes;
 use super::relay::{Readiness, Side};
 use super::takeover::Lent;
 use super::token::{MAILBOX, Owner};
-use super::unreachable::{Told, Unreachables};
+use super::unreachable::{RawSockets, Told, Unreachables};
 use crate::dataplane::{
     DataplaneConfig, Dialer, Ending, FlowId, FlowKey, FlowRecord, FlowTable, FlowView, Shared,
     Sweep, Timers, WorkerStats, add,
@@ -83,6 +83,7 @@ pub(super) struct Parts {
     pub(super) mailbox: Receiver<Message>,
     pub(super) sweep: Arc<Sweep>,
     pub(super) log: SyncSender<FlowRecord>,
+    pub(super) raw: Arc<RawSockets>,
 }
 
 pub(super) struct Worker {
@@ -151,7 +152,7 @@ impl Worker {
             account: account::Account::default(),
             pipes: Pipes::default(),
             own: OwnAddresses::default(),
-            unreachables: Unreachables::new(),
+            unreachables: Unreachables::new(parts.raw),
             datagram: vec![0; udp::MAX_PAYLOAD].into_boxed_slice(),
             now: Instant::now(),
         }
