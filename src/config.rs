@@ -86,6 +86,8 @@ pub struct Config {
     pub metrics_max_services: usize,
     /// Path of the admin socket.
     pub admin_socket: PathBuf,
+    /// Whether to take over from a proxy that runs.
+    pub takeover: bool,
     /// How long flows may run on after the signal to stop.
     pub drain_timeout: Duration,
     /// Form of the log.
@@ -195,6 +197,7 @@ impl TryFrom<RunArgs> for Config {
             metrics_bind_address: args.metrics_bind_address.0,
             metrics_max_services: args.metrics_max_services,
             admin_socket: admin_socket(args.admin_socket)?,
+            takeover: args.takeover,
             drain_timeout: args.drain_timeout,
             log_format: args.log_format,
             log_level: args.log_level,

@@ -27,6 +27,7 @@ mod server_socket;
 mod shared;
 mod sink;
 mod stats;
+mod takeover;
 mod tcp_flow;
 #[cfg(test)]
 mod testing;
@@ -42,6 +43,7 @@ pub use handle::{Dataplane, StartError};
 pub use histogram::Histogram;
 pub use server_socket::{KernelSocket, ServerSocket};
 pub use stats::Counters;
+pub use takeover::{HandedFlow, Suspended};
 pub use tcp_flow::{Progress, TcpFlow};
 pub use view::FlowView;
 

@@ -14,6 +14,7 @@
 
 mod client;
 mod connection;
+mod memory;
 mod persistence;
 mod real_server;
 mod rotation;
@@ -31,6 +32,7 @@ pub use crate::service::{
 };
 pub use client::ClientOrigin;
 pub use connection::Connection;
+pub use memory::ServerMemory;
 pub use real_server::RealServer;
 pub use table::Table;
 pub use traffic::TrafficView;

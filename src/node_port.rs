@@ -40,6 +40,7 @@ mod own_addresses;
 mod pipe;
 mod plan;
 mod relay;
+mod takeover;
 mod token;
 mod unreachable;
 mod watch;
@@ -47,6 +48,8 @@ mod worker;
 
 pub use addresses::{NodeAddresses, NodePortAddress};
 pub use handle::NodePorts;
+pub use takeover::{Lent, LentList};
+pub use unreachable::RawSockets;
 pub use watch::AddressWatch;
 
 /// Settings of the node ports.

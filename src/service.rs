@@ -32,11 +32,13 @@ use ipnet::IpNet;
 
 pub use scheduler_kind::{SchedulerKind, UnknownScheduler};
 
+use serde::{Deserialize, Serialize};
+
 use address::Family;
 use object::NamespacedName;
 
 /// Transport protocol of a service port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Protocol {
     /// TCP, the API's default.
     Tcp,
@@ -89,7 +91,7 @@ impl fmt::Display for ServicePortName {
 }
 
 /// The address of a virtual server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct VirtualAddress {
     /// The virtual IP.
     pub ip: IpAddr,

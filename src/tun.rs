@@ -11,12 +11,15 @@
 //! on the control runtime that carries its netlink socket; dropping the link
 //! ends it.
 
+mod adopt;
 mod error;
 mod link;
 mod offload;
 mod prepared;
 mod queue;
+mod rights;
 
+pub use adopt::adopt_queues;
 pub use error::TunError;
 pub use link::{
     DEFAULT_ADDRESS_V4, DEFAULT_ADDRESS_V6, DEFAULT_MTU, DEFAULT_TX_QUEUE_LEN, Link, LinkConfig,
@@ -26,3 +29,4 @@ pub use offload::{
 };
 pub use prepared::attach_queues;
 pub use queue::{MAX_QUEUES, MAX_WRITE_PARTS, Offloads, Queue, Queues, check_driver, open_queues};
+pub use rights::{MAX_RIGHTS, receive_rights, send_rights};

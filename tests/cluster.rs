@@ -20,6 +20,8 @@ mod check;
 mod closing;
 #[path = "cluster/demo.rs"]
 mod demo;
+#[path = "cluster/drain.rs"]
+mod drain;
 #[path = "cluster/failover.rs"]
 mod failover;
 #[path = "cluster/fallback.rs"]
@@ -68,6 +70,10 @@ mod reload;
 mod sockets;
 #[path = "cluster/start.rs"]
 mod start;
+#[path = "cluster/takeover.rs"]
+mod takeover;
+#[path = "cluster/takeover_kinds.rs"]
+mod takeover_kinds;
 #[path = "cluster/tcp.rs"]
 mod tcp;
 #[path = "cluster/telling.rs"]
@@ -93,6 +99,7 @@ fn main() -> ExitCode {
         check::trials(),
         closing::trials(),
         demo::trials(),
+        drain::trials(),
         failover::trials(),
         fallback::trials(),
         icmp::trials(),
@@ -112,6 +119,8 @@ fn main() -> ExitCode {
         refusals::trials(),
         reload::trials(),
         start::trials(),
+        takeover::trials(),
+        takeover_kinds::trials(),
         tcp::trials(),
         telling::trials(),
         transfer::trials(),

@@ -112,6 +112,17 @@ impl Health {
         });
     }
 
+    /// Whether load balancers may send to this node: it is not about to be deleted, and
+    /// the proxy does not end.
+    pub fn is_eligible(&self) -> bool {
+        self.eligible.load(Ordering::Relaxed) && !self.is_stopping()
+    }
+
+    /// Whether the proxy takes no new connections because it ends.
+    pub fn is_stopping(&self) -> bool {
+        self.readiness.is_stopping()
+    }
+
     /// Whether no change waits for longer than [`HEALTH_TIMEOUT`].
     pub fn is_healthy(&self, now: Instant) -> bool {
         let families = self.families.lock().unwrap_or_else(PoisonError::into_inner);
@@ -231,9 +242,12 @@ fn router(health: Health) -> Router {
         .with_state(health)
 }
 
+/// The node counts as eligible unless it is about to be deleted (KEP-3836) or the proxy
+/// ends: load balancers then leave it, while `/livez` says that nothing has to be
+/// restarted.
 fn healthz(State(health): State<Health>) -> Ready<Response> {
-    let eligible = health.eligible.load(Ordering::Relaxed);
-    let report = health.report(Instant::now(), SystemTime::now(), Some(eligible));
+    let eligible = Some(health.is_eligible());
+    let report = health.report(Instant::now(), SystemTime::now(), eligible);
     ready(answer(&report, &health.answers.healthz))
 }
 

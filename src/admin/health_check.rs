@@ -208,7 +208,7 @@ fn reply(State(answer): State<Answer>) -> Ready<Response> {
 
 fn respond(answer: &Answer, now: Instant) -> Response {
     let local_endpoints = answer.local_endpoints.load(Ordering::Relaxed);
-    let healthy = answer.health.is_healthy(now);
+    let healthy = answer.health.is_healthy(now) && !answer.health.is_stopping();
     let status = if local_endpoints > 0 && healthy {
         StatusCode::OK
     } else {

@@ -10,6 +10,9 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+/// Name of the blocker of a proxy that ends: load balancers are to leave this node.
+pub const STOPPING: &str = "stopping";
+
 /// The set of blockers; clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness {
@@ -35,6 +38,11 @@ impl Readiness {
     /// What is going on, oldest first; empty when ready.
     pub fn blockers(&self) -> Vec<&'static str> {
         self.blockers.borrow().clone()
+    }
+
+    /// Whether the proxy takes no new flows because it ends.
+    pub fn is_stopping(&self) -> bool {
+        self.blockers.borrow().contains(&STOPPING)
     }
 
     /// Waits until nothing blocks.

@@ -8,20 +8,26 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::os::unix::net;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use axum::extract::{Query, State};
-use axum::http::StatusCode;
+use axum::extract::{Query, Request, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use hyper_util::rt::TokioIo;
+use hyper_util::server::conn::auto::upgrade::downcast;
 use nix::sys::stat::{Mode, fchmod};
 use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
 use thiserror::Error;
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
 
 use super::api::{
     AllCounters, CONFIGZ, COUNTERS, Detail, EXPLAIN, Explanation, FLOWS, FlowFilter, Flows,
@@ -99,11 +105,29 @@ pub enum BindError {
     },
 }
 
+/// Path of the request of a new process to take over from this one, which becomes a
+/// connection of another protocol ([`TAKEOVER_UPGRADE`]).
+pub const TAKEOVER: &str = "/takeover";
+
+/// Name of that protocol.
+pub const TAKEOVER_UPGRADE: &str = "kube-tun-proxy-takeover";
+
 /// The bound socket. Dropping it removes the file.
 #[derive(Debug)]
 pub struct AdminSocket {
     listener: UnixListener,
     file: SocketFile,
+}
+
+/// The file of an [`AdminSocket`] belongs to another process now.
+#[derive(Clone, Debug, Default)]
+pub struct FileLent(Arc<AtomicBool>);
+
+impl FileLent {
+    /// Whether the file stays when the socket is dropped.
+    pub fn set(&self, lent: bool) {
+        self.0.store(lent, Ordering::Relaxed);
+    }
 }
 
 impl AdminSocket {
@@ -138,14 +162,55 @@ impl AdminSocket {
         Ok(Self { listener, file })
     }
 
-    /// Answers until the future is dropped, which removes the file.
+    /// Goes on with the listening socket of another process, whose file is at `path`
+    /// and stays that process's until [`FileLent::set`] says otherwise. Must be called
+    /// within a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError::System`] if there is no such file or no such socket.
+    pub fn adopt(socket: OwnedFd, path: &Path) -> Result<Self, BindError> {
+        let failed = |operation| {
+            move |source| BindError::System {
+                path: path.to_owned(),
+                operation,
+                source,
+            }
+        };
+        let file = SocketFile::new(path).map_err(failed("read it"))?;
+        let listener =
+            UnixListener::from_std(socket.into()).map_err(failed("hand it to the runtime"))?;
+        file.lent.set(true);
+        Ok(Self { listener, file })
+    }
+
+    /// The listening socket for another process, and who says that it has it.
+    ///
+    /// # Errors
+    ///
+    /// As dup(2).
+    pub fn lend(&self) -> io::Result<(OwnedFd, FileLent)> {
+        let socket = self.listener.as_fd().try_clone_to_owned()?;
+        Ok((socket, self.file.lent.clone()))
+    }
+
+    /// Answers until the future is dropped, which removes the file. New processes that
+    /// want to take over go to `takeovers`; while nobody takes them there, they are
+    /// refused.
     ///
     /// # Errors
     ///
     /// None that a listener gives while it runs; it waits and accepts again.
-    pub async fn serve(self, view: Arc<impl View>) -> io::Result<()> {
+    pub async fn serve(
+        self,
+        view: Arc<impl View>,
+        takeovers: mpsc::Sender<UnixStream>,
+    ) -> io::Result<()> {
         let Self { listener, file } = self;
-        let served = axum::serve(listener, router(view)).await;
+        let takeover = Router::new()
+            .route(TAKEOVER, get(takeover))
+            .with_state(takeovers);
+        let served = axum::serve(listener, router(view).merge(takeover)).await;
         drop(file);
         served
     }
@@ -157,6 +222,7 @@ impl AdminSocket {
 struct SocketFile {
     path: PathBuf,
     identity: (u64, u64),
+    lent: FileLent,
 }
 
 impl SocketFile {
@@ -164,13 +230,15 @@ impl SocketFile {
         Ok(Self {
             path: path.to_owned(),
             identity: identity(path)?,
+            lent: FileLent::default(),
         })
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if identity(&self.path).is_ok_and(|identity| identity == self.identity)
+        if !self.lent.0.load(Ordering::Relaxed)
+            && identity(&self.path).is_ok_and(|identity| identity == self.identity)
             && let Err(error) = fs::remove_file(&self.path)
         {
             tracing::warn!(path = %self.path.display(), %error, "admin socket not removed");
@@ -283,6 +351,35 @@ fn explain<V: View>(
     Query(question): Query<Question>,
 ) -> std::future::Ready<Json<Explanation>> {
     std::future::ready(Json(view.explain(&question)))
+}
+
+/// Turns the connection into one of another protocol, and passes it on.
+fn takeover(
+    State(takeovers): State<mpsc::Sender<UnixStream>>,
+    mut request: Request,
+) -> std::future::Ready<Response> {
+    let wanted = request.headers().get(header::UPGRADE);
+    if wanted.is_none_or(|name| name != TAKEOVER_UPGRADE) {
+        return std::future::ready(StatusCode::UPGRADE_REQUIRED.into_response());
+    }
+    let Ok(place) = takeovers.try_reserve_owned() else {
+        return std::future::ready(StatusCode::SERVICE_UNAVAILABLE.into_response());
+    };
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let Ok(upgraded) = upgrade.await else { return };
+        // Whoever speaks before being answered does not speak this protocol.
+        if let Ok(parts) = downcast::<TokioIo<UnixStream>>(upgraded)
+            && parts.read_buf.is_empty()
+        {
+            place.send(parts.io.into_inner());
+        }
+    });
+    let headers = [
+        (header::CONNECTION, "Upgrade"),
+        (header::UPGRADE, TAKEOVER_UPGRADE),
+    ];
+    std::future::ready((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
 }
 
 fn configz<V: View>(State(view): State<Arc<V>>) -> std::future::Ready<Json<Value>> {

@@ -2,12 +2,13 @@
 //!
 //! | thread | keeps | for |
 //! | --- | --- | --- |
-//! | main | nothing, once the device is set up and the workers are started | |
+//! | main | nothing, once the device is set up and the workers are started; CAP_NET_RAW until then | to open the raw sockets of ICMP errors |
 //! | control, and those that wait for files | CAP_NET_ADMIN | routes that change, unless `--fixed-routes` |
 //! | | CAP_NET_BIND_SERVICE | health check node ports below 1024 |
 //! | | CAP_DAC_READ_SEARCH | a source that only so can be read |
 //! | `worker-N`, access log | nothing | |
 //! | `node-port-N` | CAP_NET_BIND_SERVICE | node ports below 1024 |
+//! | | CAP_NET_ADMIN | the socket filter of policy Local, which some kernels refuse without (seen with 6.18), unless `--fixed-routes` |
 //!
 //! No program that is started gains any (no_new_privs).
 
@@ -32,18 +33,21 @@ pub struct Confinement {
 impl Confinement {
     /// What a proxy of this configuration needs.
     pub fn of(config: &Config) -> Self {
-        let mut control = vec![Capability::NetBindService];
+        let mut node_ports = vec![Capability::NetBindService];
         if !config.fixed_routes {
-            control.push(Capability::NetAdmin);
+            node_ports.push(Capability::NetAdmin);
         }
+        let mut control = node_ports.clone();
         if needs_reading(&config.source) {
             control.push(Capability::DacReadSearch);
         }
-        let start = [Capability::NetAdmin].iter().chain(&control);
+        // What is opened with CAP_NET_RAW serves without it.
+        let start = [Capability::NetAdmin, Capability::NetRaw];
+        let start = start.iter().chain(&control);
         Self {
             start: start.copied().collect(),
             control: control.into_iter().collect(),
-            node_ports: [Capability::NetBindService].into_iter().collect(),
+            node_ports: node_ports.into_iter().collect(),
         }
     }
 

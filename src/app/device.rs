@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::AppError;
 use super::settings::link_config;
 use crate::config::{Config, Mode};
-use crate::node::links::Node;
+use crate::node::links::{self, Node};
 use crate::tun::{Link, LinkConfig, Queues, TunError, attach_queues, open_queues};
 
 /// A device that carries packets.
@@ -22,11 +22,11 @@ pub(super) struct Device {
     pub(super) is_prepared: bool,
 }
 
-/// Opens the device with its queues.
+/// Opens the device with its queues, or goes on with those of another process.
 ///
 /// Where nothing is going to change later, it is set up on a thread of its own: only this
 /// one's privileges are needed then, and the threads of the runtime need none.
-pub(super) async fn open(config: &Config) -> Result<Device, AppError> {
+pub(super) async fn open(config: &Config, adopted: Option<Queues>) -> Result<Device, AppError> {
     let name = config.tun.name.as_str();
     let workers = config.tun.workers.get();
     let node = Node::open().map_err(AppError::Node)?;
@@ -38,9 +38,23 @@ pub(super) async fn open(config: &Config) -> Result<Device, AppError> {
         }));
     }
     let found = node.device(name).await.map_err(AppError::Node)?;
-    if found.is_some_and(|device| {
-        device.is_prepared_for(geteuid().as_raw()) && device.tun.is_some_and(|tun| tun.queues == 0)
-    }) {
+    let prepared = found.filter(|device| device.is_prepared_for(geteuid().as_raw()));
+    if let Some(queues) = adopted {
+        let settings = link_config(config, queues.index);
+        let is_prepared = prepared.is_some();
+        let link = if is_prepared {
+            Link::adopt(settings).await?
+        } else {
+            set_up(config, settings).await?
+        };
+        return Ok(Device {
+            queues,
+            link: Arc::new(link),
+            is_prepared,
+        });
+    }
+    let is_free = |device: &links::Device| device.tun.is_some_and(|tun| tun.queues == 0);
+    if prepared.as_ref().is_some_and(is_free) {
         let queues = attach_queues(name, workers)?;
         let now = node.device(name).await.map_err(AppError::Node)?;
         let attached = now
@@ -59,18 +73,21 @@ pub(super) async fn open(config: &Config) -> Result<Device, AppError> {
         });
     }
     let queues = open_queues(name, workers)?;
-    let settings = link_config(config, queues.index);
-    let link = if config.fixed_routes {
-        configure_here(settings.clone()).await?;
-        Link::adopt(settings).await?
-    } else {
-        Link::configure(settings).await?
-    };
+    let link = set_up(config, link_config(config, queues.index)).await?;
     Ok(Device {
         queues,
         link: Arc::new(link),
         is_prepared: false,
     })
+}
+
+/// Sets a device up that was not prepared.
+async fn set_up(config: &Config, settings: LinkConfig) -> Result<Link, AppError> {
+    if config.fixed_routes {
+        configure_here(settings.clone()).await?;
+        return Ok(Link::adopt(settings).await?);
+    }
+    Ok(Link::configure(settings).await?)
 }
 
 /// Sets the device up with the privileges of the calling thread.

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use thiserror::Error;
 use tokio::task::JoinError;
 
+use super::takeover::TakeoverError;
 use crate::admin::socket::BindError;
 use crate::dataplane::StartError;
 use crate::source::kubernetes::AccessError;
@@ -51,6 +52,12 @@ pub enum AppError {
     /// Signals cannot be handled.
     #[error("cannot handle signals")]
     Signals(#[source] io::Error),
+    /// The proxy that runs was not taken over from.
+    #[error(transparent)]
+    Takeover(#[from] TakeoverError),
+    /// There is no descriptor left.
+    #[error("no descriptors are left")]
+    Descriptors(#[source] io::Error),
     /// A part that should run for ever has ended.
     #[error("{part} has ended by itself")]
     Ended {
@@ -95,9 +102,14 @@ impl AppError {
                     .to_owned(),
             ),
             Self::Access(_) => None,
-            Self::Dataplane(_)
+            Self::Takeover(TakeoverError::Unknown | TakeoverError::Protocol { .. }) => {
+                Some("stop the running proxy, then start this one without --takeover".to_owned())
+            }
+            Self::Takeover(_)
+            | Self::Dataplane(_)
             | Self::Worker { .. }
             | Self::Signals(_)
+            | Self::Descriptors(_)
             | Self::Node(_)
             | Self::Threads(_)
             | Self::Ended { .. }

@@ -5,8 +5,11 @@
 //!
 //! [`Exposure::follow`] is one task, which ends with its future.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
 
 use super::limits;
 use super::routes::Wanted;
@@ -22,6 +25,8 @@ pub(super) struct Exposure {
     routes: Wanted,
     checks: Mutex<HealthChecks>,
     gate: Mutex<Gate>,
+    /// The first full state is in.
+    complete: Notify,
     health: Health,
     max_flows: usize,
     /// Node ports were seen, and what they need was looked at.
@@ -35,6 +40,16 @@ struct Gate {
     complete: bool,
     /// This proxy takes part.
     active: bool,
+    /// Another process has the listeners, and nothing is opened here.
+    held: bool,
+    /// The process ends: no listener is opened any more, and health checks tell of it.
+    draining: bool,
+}
+
+impl Gate {
+    fn is_open(self) -> bool {
+        self.complete && self.active && !self.held && !self.draining
+    }
 }
 
 impl Exposure {
@@ -44,6 +59,7 @@ impl Exposure {
         routes: Wanted,
         health: Health,
         max_flows: usize,
+        held: bool,
     ) -> Self {
         let new = Self {
             node_ports,
@@ -52,13 +68,44 @@ impl Exposure {
             gate: Mutex::new(Gate {
                 complete: false,
                 active: true,
+                held,
+                draining: false,
             }),
+            complete: Notify::new(),
             health,
             max_flows,
             limits_told: AtomicBool::new(false),
         };
         new.addresses_changed();
         new
+    }
+
+    /// Returns when the first full state is in; for one caller.
+    pub(super) async fn completed(&self) {
+        self.complete.notified().await;
+    }
+
+    /// Opens what was held back.
+    pub(super) fn let_go(&self) {
+        self.set_gate(|gate| gate.held = false);
+        self.addresses_changed();
+    }
+
+    /// Another process has the listeners now: closes here what it has, and the health
+    /// check node ports, which it opens.
+    pub(super) fn release(&self) {
+        let mut gate = self.gate();
+        gate.held = true;
+        self.node_ports.release();
+        drop(gate);
+        self.addresses_changed();
+    }
+
+    /// The process ends: listeners close, as [`NodePorts::drain`] has it.
+    pub(super) fn drain(&self) {
+        let mut gate = self.gate();
+        gate.draining = true;
+        self.node_ports.drain();
     }
 
     /// Takes changes that the table has taken, and whether the first full state is in.
@@ -90,6 +137,7 @@ impl Exposure {
         }
         if complete {
             self.set_gate(|gate| gate.complete = true);
+            self.complete.notify_one();
         }
     }
 
@@ -101,9 +149,9 @@ impl Exposure {
     }
 
     fn set_gate(&self, change: impl FnOnce(&mut Gate)) {
-        let mut gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut gate = self.gate();
         change(&mut gate);
-        self.node_ports.set_open(gate.complete && gate.active);
+        self.node_ports.set_open(gate.is_open());
     }
 
     /// Follows the node's addresses, for ever.
@@ -119,13 +167,17 @@ impl Exposure {
     /// Looks again which addresses are served how.
     pub(super) fn addresses_changed(&self) {
         self.routes.set_own(self.node_ports.own_addresses());
-        let gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
-        let addresses = if gate.active {
+        let gate = *self.gate();
+        let addresses = if gate.active && !gate.held {
             self.node_ports.addresses()
         } else {
-            Default::default()
+            BTreeSet::new()
         };
         self.checks().set_addresses(addresses);
+    }
+
+    fn gate(&self) -> MutexGuard<'_, Gate> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn checks(&self) -> MutexGuard<'_, HealthChecks> {

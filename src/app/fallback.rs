@@ -85,6 +85,8 @@ pub(super) struct Follower {
     pub(super) health: Health,
     pub(super) participation: Participation,
     pub(super) drain_timeout: Duration,
+    /// Routes are set from the start: the process that it has taken over from took part.
+    pub(super) takes_part: bool,
 }
 
 impl Follower {
@@ -111,7 +113,7 @@ impl Follower {
             let Some(decision) = fallback.seen(sight.kernel(), Instant::now()) else {
                 continue;
             };
-            let first = undecided.is_some();
+            let first = undecided.is_some() && !self.takes_part;
             if decision.active {
                 // What drains meanwhile goes on.
                 drop(leaving.take());
@@ -147,7 +149,7 @@ impl Follower {
         let dataplane = Arc::clone(&self.dataplane);
         let (routes, patience) = (self.routes.clone(), self.drain_timeout);
         Leaving(tokio::spawn(async move {
-            if timeout(patience, dataplane.drained()).await.is_err() {
+            if timeout(patience, dataplane.tcp_drained()).await.is_err() {
                 warn!(
                     after = ?patience,
                     "fallback: flows are open that the kernel does not know: their packets are \

@@ -221,7 +221,7 @@ fn widest(nets: &[IpNet]) -> impl Iterator<Item = IpNet> {
 /// Makes the routes as they are wanted, for ever. `unrouted` is dropped once those
 /// of the first full state are set. What was refused is tried again after `retry`.
 /// `server` are the addresses of the API server, which had better not be among
-/// them.
+/// them. `found` are routes that are there already, from a former process.
 pub(super) async fn keep<T: RouteTable>(
     table: T,
     wanted: Wanted,
@@ -229,13 +229,14 @@ pub(super) async fn keep<T: RouteTable>(
     unrouted: Blocker,
     retry: Duration,
     server: Vec<IpAddr>,
+    found: BTreeSet<IpNet>,
 ) {
     let mut unrouted = Some(unrouted);
     let mut retry_at = None;
     let mut server = server;
     let mut routes = Routes {
         table,
-        installed: BTreeSet::new(),
+        installed: found,
         refused: BTreeSet::new(),
         told: BTreeSet::new(),
     };

@@ -37,6 +37,15 @@ impl Signals {
         }
     }
 
+    /// Waits for a signal that asks to stop and returns its name; SIGHUP stays to be
+    /// waited for.
+    pub async fn end(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+
     /// Waits for the next signal that asks to stop and returns its name.
     pub async fn stop(&mut self) -> &'static str {
         loop {

@@ -7,7 +7,7 @@ use super::settings::{dataplane_config, node_port_config};
 use crate::config::{Config, testing};
 use crate::dataplane::Dataplane;
 use crate::ipvs::{SchedulerKind, Table};
-use crate::node_port::NodePorts;
+use crate::node_port::{NodePorts, RawSockets};
 
 pub(super) fn config(words: &[&str]) -> Config {
     let mut config = testing::config(words);
@@ -23,5 +23,5 @@ pub(super) fn dataplane() -> Arc<Dataplane> {
 
 pub(super) fn node_ports(dataplane: &Dataplane) -> Arc<NodePorts> {
     let config = node_port_config(&config(&[]));
-    Arc::new(NodePorts::start(config, dataplane).unwrap())
+    Arc::new(NodePorts::start(config, RawSockets::open(), dataplane).unwrap())
 }

@@ -43,7 +43,7 @@ impl Vitals {
         let Some(interval) = sd_notify::watchdog_enabled() else {
             return std::future::pending().await;
         };
-        self.tell_every(interval, || super::notify(NotifyState::Watchdog))
+        self.tell_every(interval, || super::run::notify(NotifyState::Watchdog))
             .await
     }
 

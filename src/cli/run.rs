@@ -40,12 +40,14 @@ async fn serve(
     log: LogLevel,
     confinement: Confinement,
 ) -> Result<(), AppError> {
-    let signals = Signals::install().map_err(AppError::Signals)?;
+    let mut signals = Signals::install().map_err(AppError::Signals)?;
     loaded.tell_ignored();
-    App::start(loaded.config, log, &confinement)
-        .await?
-        .run(signals, settings)
-        .await
+    // While it starts a signal ends it at once: to take over can take long.
+    let app = tokio::select! {
+        app = App::start(loaded.config, log, &confinement) => app?,
+        _ = signals.end() => return Ok(()),
+    };
+    app.run(signals, settings).await
 }
 
 fn usage(error: &dyn Error) -> Failure {

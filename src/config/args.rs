@@ -97,6 +97,15 @@ pub struct RunArgs {
         help_heading = "Cluster"
     )]
     pub(super) fixed_routes: bool,
+    /// Take over from the proxy that runs here, without a connection lost
+    ///
+    /// It is asked on --admin-socket. Its device, listeners, schedulers' positions and
+    /// session affinity pass to this process, which takes all new flows; the other one
+    /// ends with the flows it has, or when its own --drain-timeout is over. If it cannot
+    /// hand over, run ends with status 1 and the other goes on. If none runs, this is an
+    /// ordinary start.
+    #[arg(long, help_heading = "Operation")]
+    pub(super) takeover: bool,
 
     /// Name of the TUN device to make
     ///

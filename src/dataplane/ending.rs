@@ -35,13 +35,15 @@ pub enum Ending {
     Abandoned,
     /// The flow broke inside the proxy.
     Fault,
+    /// Another process goes on with it.
+    HandedOver,
     /// The proxy stops.
     Stopped,
 }
 
 impl Ending {
     /// All of them; `ending as usize` is the index.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Closed,
         Self::ClientReset,
         Self::ServerReset,
@@ -57,6 +59,7 @@ impl Ending {
         Self::ConnectTimeout,
         Self::Abandoned,
         Self::Fault,
+        Self::HandedOver,
         Self::Stopped,
     ];
 
@@ -78,6 +81,7 @@ impl Ending {
             Self::ConnectTimeout => "connect_timeout",
             Self::Abandoned => "abandoned",
             Self::Fault => "fault",
+            Self::HandedOver => "handed_over",
             Self::Stopped => "stopped",
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -17,6 +18,7 @@ use tokio::sync::{oneshot, watch};
 use super::access_log;
 use super::shared::{Message, Owners, Shared, Sweep};
 use super::stats::{Counters, WorkerStats};
+use super::takeover::{self, Former, Suspended};
 use super::view::FlowView;
 use super::worker::{MAILBOX, Parts, Worker};
 use super::{DataplaneConfig, SharedTable};
@@ -58,6 +60,7 @@ pub struct Dataplane {
     sweeps: Vec<Arc<Sweep>>,
     threads: Vec<thread::JoinHandle<()>>,
     failure: watch::Receiver<Option<String>>,
+    queues: Vec<Arc<Queue>>,
 }
 
 impl Dataplane {
@@ -70,6 +73,29 @@ impl Dataplane {
         table: SharedTable,
         queues: Vec<Queue>,
     ) -> Result<Self, StartError> {
+        Self::start_workers(config, table, queues, true)
+    }
+
+    /// The same, but nothing is read before [`Dataplane::begin`]: another process reads
+    /// the queues.
+    ///
+    /// # Errors
+    /// As [`Dataplane::start`].
+    pub fn start_held(
+        config: DataplaneConfig,
+        table: SharedTable,
+        queues: Vec<Queue>,
+    ) -> Result<Self, StartError> {
+        Self::start_workers(config, table, queues, false)
+    }
+
+    fn start_workers(
+        config: DataplaneConfig,
+        table: SharedTable,
+        queues: Vec<Queue>,
+        reading: bool,
+    ) -> Result<Self, StartError> {
+        let queues: Vec<_> = queues.into_iter().map(Arc::new).collect();
         let mut polls = Vec::new();
         let mut mailboxes = Vec::new();
         let mut receivers = Vec::new();
@@ -98,6 +124,8 @@ impl Dataplane {
             flows: AtomicUsize::new(0),
             tcp_flows: AtomicUsize::new(0),
             memory: AtomicUsize::new(0),
+            formers: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
             owners,
         });
         let (log, log_thread) = access_log::start().map_err(|source| StartError::Thread {
@@ -112,6 +140,7 @@ impl Dataplane {
             sweeps: queues.iter().map(|_| Arc::default()).collect(),
             threads: vec![log_thread],
             failure,
+            queues: queues.clone(),
         };
         let parts = queues
             .into_iter()
@@ -125,6 +154,7 @@ impl Dataplane {
                 shared: Arc::clone(&shared),
                 stats,
                 queue,
+                reading,
                 poll,
                 mailbox,
                 sweep: Arc::clone(&dataplane.sweeps[index]),
@@ -215,6 +245,82 @@ impl Dataplane {
         Arc::clone(&self.shared)
     }
 
+    /// The queues, for another process.
+    ///
+    /// # Errors
+    /// As dup(2).
+    pub fn queues(&self) -> io::Result<Vec<OwnedFd>> {
+        let queues = self.queues.iter();
+        queues
+            .map(|queue| queue.as_fd().try_clone_to_owned())
+            .collect()
+    }
+
+    /// Reads no queue any more, since another process will; packets of open flows come
+    /// from there. It must be taken back by [`Dataplane::resume`] if that process does
+    /// not read.
+    ///
+    /// # Errors
+    /// When there are no descriptors, or a worker has ended; call `resume` then too.
+    pub async fn suspend(&self) -> io::Result<Suspended> {
+        let mut sockets = Vec::new();
+        let mut ours = Vec::new();
+        for _ in &self.mailboxes {
+            let (here, there) = takeover::pair()?;
+            ours.push(here);
+            sockets.push(there);
+        }
+        let mut replies = Vec::new();
+        let mut ours = ours.into_iter();
+        self.tell_some(|| {
+            let (sender, receiver) = oneshot::channel();
+            replies.push(receiver);
+            Some(Message::Suspend(ours.next()?, sender))
+        });
+        let mut flows = Vec::new();
+        for reply in replies {
+            flows.extend(reply.await.map_err(io::Error::other)??);
+        }
+        Ok(Suspended { flows, sockets })
+    }
+
+    /// Reads the queues again.
+    pub fn resume(&self) {
+        self.tell(|| Message::Resume);
+    }
+
+    /// Reads the queues from now on, and passes packets of flows that a former process
+    /// has on to it.
+    ///
+    /// # Errors
+    /// When a worker has ended.
+    pub async fn begin(&self, handed: Suspended) -> io::Result<()> {
+        if !handed.sockets.is_empty() {
+            self.shared.formers.fetch_add(1, Ordering::Relaxed);
+        }
+        let former = Arc::new(Former::new(handed, &self.shared));
+        // All know of the flows before the first packet is read.
+        self.each(|reply| Message::Follow(Arc::clone(&former), reply))
+            .await?;
+        self.each(Message::Begin).await
+    }
+
+    async fn each(
+        &self,
+        message: impl Fn(oneshot::Sender<io::Result<()>>) -> Message,
+    ) -> io::Result<()> {
+        let mut replies = Vec::new();
+        self.tell(|| {
+            let (sender, receiver) = oneshot::channel();
+            replies.push(receiver);
+            message(sender)
+        });
+        for reply in replies {
+            reply.await.map_err(io::Error::other)??;
+        }
+        Ok(())
+    }
+
     /// The counters of all workers.
     pub fn counters(&self) -> Counters {
         let mut counters = Counters::sum(self.shared.stats.iter().map(AsRef::as_ref));
@@ -223,10 +329,30 @@ impl Dataplane {
         counters
     }
 
-    /// Returns when no TCP flow is left. New ones are kept out by
-    /// [`crate::ipvs::Table::set_draining`].
+    /// The process ends: from now on a UDP flow is over after 5 s of silence. New flows
+    /// are kept out by [`crate::ipvs::Table::set_draining`].
+    pub fn drain(&self) {
+        self.shared.draining.store(true, Ordering::Relaxed);
+        self.tell(|| Message::Drain);
+    }
+
+    /// Returns when no flow is left, those of the node ports and of a former process
+    /// included.
     pub async fn drained(&self) {
-        while self.shared.tcp_flows.load(Ordering::Relaxed) > 0 {
+        self.without(&self.shared.flows).await;
+    }
+
+    /// Returns when no TCP flow is left, nor a former process.
+    pub async fn tcp_drained(&self) {
+        self.without(&self.shared.tcp_flows).await;
+    }
+
+    async fn without(&self, flows: &AtomicUsize) {
+        let left = || {
+            let flows = flows.load(Ordering::Relaxed);
+            flows + self.shared.formers.load(Ordering::Relaxed)
+        };
+        while left() > 0 {
             tokio::time::sleep(DRAIN_POLL).await;
         }
     }
@@ -255,9 +381,15 @@ impl Dataplane {
     }
 
     fn tell(&self, mut message: impl FnMut() -> Message) {
+        self.tell_some(|| Some(message()));
+    }
+
+    fn tell_some(&self, mut message: impl FnMut() -> Option<Message>) {
         for (mailbox, waker) in &self.mailboxes {
             // A worker that ended needs no message.
-            if mailbox.send(message()).is_ok() {
+            if let Some(message) = message()
+                && mailbox.send(message).is_ok()
+            {
                 let _ = waker.wake();
             }
         }

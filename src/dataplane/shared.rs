@@ -1,13 +1,18 @@
 //! What the workers share with each other and with the control plane.
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
+use std::time::Duration;
 
 use dashmap::DashMap;
+use tokio::sync::oneshot;
 
 use super::flow_table::FlowKey;
 use super::stats::WorkerStats;
+use super::takeover::{Former, HandedFlow};
 use super::view::FlowView;
 use super::{DataplaneConfig, SharedTable};
 
@@ -27,6 +32,10 @@ pub(crate) struct Shared {
     pub(crate) tcp_flows: AtomicUsize,
     /// Bytes of memory behind buffers, at most.
     pub(crate) memory: AtomicUsize,
+    /// Former processes that still have flows of this device: none or one.
+    pub(crate) formers: AtomicUsize,
+    /// The process ends: see [`Shared::udp_timeout`].
+    pub(crate) draining: AtomicBool,
     pub(crate) owners: Option<Owners>,
 }
 
@@ -39,7 +48,22 @@ pub(crate) struct Owners {
     pub(crate) mailboxes: Vec<(SyncSender<Message>, Arc<mio::Waker>)>,
 }
 
+/// While the process ends, a UDP flow is over after this much silence: UDP has no end
+/// of its own, and a resolver repeats a question after 5 s (resolv.conf(5), timeout).
+const DRAINING_UDP_TIMEOUT: Duration = Duration::from_secs(5);
+
 impl Shared {
+    /// The silence after which a UDP flow that has seen a reply is over, by the settings
+    /// of the worker that asks.
+    pub(crate) fn udp_timeout(&self, config: &DataplaneConfig) -> Duration {
+        let timeout = config.udp_timeout;
+        if self.draining.load(Ordering::Relaxed) {
+            timeout.min(DRAINING_UDP_TIMEOUT)
+        } else {
+            timeout
+        }
+    }
+
     /// Adjusts the bytes in use.
     pub(crate) fn account(&self, before: usize, after: usize) {
         if after > before {
@@ -72,14 +96,25 @@ impl Sweep {
 /// What a worker can be told.
 #[derive(Debug)]
 pub(crate) enum Message {
+    /// The process ends: UDP flows that are silent are over sooner.
+    Drain,
     /// These are the settings from now on.
     Configure(Arc<DataplaneConfig>),
     /// Say that you are there.
-    Ping(tokio::sync::oneshot::Sender<()>),
+    Ping(oneshot::Sender<()>),
     /// Say which flows there are.
-    Flows(tokio::sync::oneshot::Sender<Vec<FlowView>>),
+    Flows(oneshot::Sender<Vec<FlowView>>),
     /// A packet of a flow that this worker owns, with its virtio-net header.
     Packet(Vec<u8>),
+    /// Leave the queue to another process, which is at the other end of the socket, and
+    /// say which flows there are.
+    Suspend(OwnedFd, oneshot::Sender<io::Result<Vec<HandedFlow>>>),
+    /// That other process has not come: read the queue again.
+    Resume,
+    /// Pass packets of the former process's flows on to it.
+    Follow(Arc<Former>, oneshot::Sender<io::Result<()>>),
+    /// Read the queue from now on.
+    Begin(oneshot::Sender<io::Result<()>>),
     /// Reset all flows and end.
     Stop,
 }

@@ -42,6 +42,14 @@ impl UdpFlow {
         }
     }
 
+    /// A flow that another process had, and that has seen replies, however many.
+    pub(crate) fn resumed(socket: UdpSocket, now: Instant) -> Self {
+        Self {
+            received: 1,
+            ..Self::new(socket, now)
+        }
+    }
+
     pub(crate) fn socket(&self) -> &UdpSocket {
         &self.socket
     }

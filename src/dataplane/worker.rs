@@ -11,15 +11,13 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Poll, Token};
 
 use super::DataplaneConfig;
 use super::access_log::FlowRecord;
@@ -37,10 +35,13 @@ use crate::ipvs::{DropReason, Protocol, RejectReason, VirtualServer};
 use crate::netstack::{RingPool, Stack, StackConfig};
 use crate::packet::{ErrorLimiter, ErrorLimits, FragmentLimits, FragmentStore};
 use crate::tun::{MAX_FRAME_LEN, Queue};
+use takeover::{LINKS, Links};
 
 mod account;
+mod change;
 mod flow;
 mod receive;
+mod takeover;
 mod tcp;
 mod udp;
 
@@ -95,6 +96,10 @@ pub(super) struct Worker {
     frame: Box<[u8]>,
     /// Distinguishes datagrams that are cut into fragments.
     ident: u32,
+    /// Other processes that have to do with this device, while there are any.
+    links: Option<Links>,
+    /// The queue is read here.
+    reading: bool,
     queue_ready: bool,
     faulted: bool,
     housekept: Instant,
@@ -106,7 +111,9 @@ pub(super) struct Parts {
     pub(super) index: usize,
     pub(super) shared: Arc<Shared>,
     pub(super) stats: Arc<WorkerStats>,
-    pub(super) queue: Queue,
+    pub(super) queue: Arc<Queue>,
+    /// The queue is read from the start, and not only once the worker is told to.
+    pub(super) reading: bool,
     pub(super) poll: Poll,
     pub(super) mailbox: Receiver<Message>,
     pub(super) sweep: Arc<Sweep>,
@@ -118,7 +125,7 @@ pub(super) struct Parts {
 impl Worker {
     pub(super) fn new(parts: Parts) -> Self {
         let now = Instant::now();
-        let queue = Arc::new(parts.queue);
+        let queue = parts.queue;
         let config = Arc::clone(&parts.shared.config);
         // All workers' free rings together stay below an eighth of the ceiling.
         let keep = KEEP_RINGS.min(config.max_memory / 8 / parts.shared.stats.len().max(1));
@@ -155,7 +162,9 @@ impl Worker {
             datagram: Vec::new(),
             frame: vec![0; MAX_FRAME_LEN].into_boxed_slice(),
             ident: parts.seed as u32,
-            queue_ready: true,
+            links: None,
+            reading: parts.reading,
+            queue_ready: parts.reading,
             faulted: false,
             housekept: now,
             now,
@@ -167,10 +176,9 @@ impl Worker {
     /// # Errors
     /// When the queue or epoll fails: the device was deleted.
     pub(super) fn run(mut self) -> io::Result<()> {
-        let queue = self.queue.as_raw_fd();
-        self.poll
-            .registry()
-            .register(&mut SourceFd(&queue), QUEUE, Interest::READABLE)?;
+        if std::mem::take(&mut self.reading) {
+            self.begin_reading()?;
+        }
         let mut events = Events::with_capacity(EVENTS);
         loop {
             let timeout = self.timeout();
@@ -187,10 +195,11 @@ impl Worker {
                 match event.token() {
                     QUEUE => self.queue_ready = true,
                     MAILBOX => {
-                        if self.read_mailbox() == Mail::Stop {
+                        if self.read_mailbox()? == Mail::Stop {
                             return Ok(());
                         }
                     }
+                    Token(token) if token >= LINKS => self.link_ready(token, event)?,
                     Token(token) => self.socket_ready(FlowId::from_token(token), event),
                 }
             }
@@ -315,7 +324,7 @@ impl Worker {
         }
     }
 
-    fn read_mailbox(&mut self) -> Mail {
+    fn read_mailbox(&mut self) -> io::Result<Mail> {
         if self.sweep.take() {
             self.sweep();
         }
@@ -324,6 +333,7 @@ impl Worker {
                 Ok(Message::Configure(config)) => self.configure(config),
                 // The asker may have gone.
                 Ok(Message::Ping(reply)) => drop(reply.send(())),
+                Ok(Message::Drain) => self.hasten_udp(),
                 Ok(Message::Flows(reply)) => {
                     // The asker may have gone.
                     let _ = reply.send(self.views());
@@ -331,37 +341,21 @@ impl Worker {
                 Ok(Message::Packet(frame)) => self.receive_own(&frame),
                 Ok(Message::Stop) | Err(TryRecvError::Disconnected) => {
                     self.reset_all();
-                    return Mail::Stop;
+                    return Ok(Mail::Stop);
                 }
-                Err(TryRecvError::Empty) => return Mail::Read,
+                // The askers wait for the answer, and give up without one.
+                Ok(Message::Suspend(socket, reply)) => {
+                    let _ = reply.send(self.suspend(socket));
+                }
+                Ok(Message::Resume) => self.resume()?,
+                Ok(Message::Follow(former, reply)) => {
+                    let _ = reply.send(self.follow(former));
+                }
+                Ok(Message::Begin(reply)) => {
+                    let _ = reply.send(self.begin_reading());
+                }
+                Err(TryRecvError::Empty) => return Ok(Mail::Read),
             }
-        }
-    }
-
-    /// Follows other settings from now on. Every flow has a look at its time.
-    fn configure(&mut self, config: Arc<DataplaneConfig>) {
-        if config.masquerade != self.config.masquerade {
-            self.dialer = Dialer::new(config.masquerade.clone());
-        }
-        self.config = config;
-        self.now = Instant::now();
-        let all: Vec<FlowId> = self.flows.iter_mut().map(|(id, _)| id).collect();
-        for id in all {
-            self.mark(id);
-            self.udp_timer(id);
-        }
-    }
-
-    /// Ends UDP flows whose real server no longer serves.
-    fn sweep(&mut self) {
-        let retired: Vec<FlowId> = self
-            .flows
-            .iter_mut()
-            .filter(|(_, flow)| matches!(flow.kind, Kind::Udp(_)) && flow.is_retired())
-            .map(|(id, _)| id)
-            .collect();
-        for id in retired {
-            self.finish(id, Ending::EndpointRemoved);
         }
     }
 
@@ -448,6 +442,9 @@ impl Worker {
         }
         if let Some(owners) = &self.shared.owners {
             owners.of.remove_if(&key, |_, owner| *owner == self.index);
+        }
+        if self.links.is_some() {
+            self.tell_ended(&key);
         }
         if flow.half_open {
             self.half_open.leave(key.client.ip());

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::RealServer;
+use super::memory::ClientMemory;
 
 /// Most clients one virtual server remembers. When the table is full, the entry
 /// that would expire first makes room. A node has at most a few hundred pods as
@@ -145,6 +146,34 @@ impl Persistence {
             }
             keep
         });
+    }
+
+    /// The entries, sorted by client; those that are due and still have connections
+    /// among them.
+    pub(super) fn clients(&self, now: Instant) -> Vec<ClientMemory> {
+        self.entries
+            .iter()
+            .filter_map(|(client, entry)| {
+                let left = entry.deadline.saturating_duration_since(now);
+                let left = if entry.controls_connections() {
+                    left.max(RECHECK)
+                } else {
+                    left
+                };
+                (!left.is_zero())
+                    .then(|| ClientMemory::new(*client, entry.real_server.address, left))
+            })
+            .collect()
+    }
+
+    /// Takes an entry of another table in.
+    pub(super) fn recall(
+        &mut self,
+        client: IpAddr,
+        real_server: &Arc<RealServer>,
+        deadline: Instant,
+    ) {
+        self.insert(client, Arc::clone(real_server), Arc::new(()), deadline);
     }
 
     fn insert(

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::memory::RotationMemory;
 use super::persistence::Persistence;
 use super::scheduler::{Candidates, Request, Scheduler, Update, build};
 use super::{RealServer, SchedulerKind};
@@ -166,6 +167,61 @@ impl Rotation {
             persistence.retain(|server| wanted.contains(&server.address));
         }
         left
+    }
+
+    /// What a successor needs to go on from here.
+    pub(super) fn memory(&self, now: Instant) -> RotationMemory {
+        RotationMemory {
+            scheduler: self.kind.to_string(),
+            order: self.servers.iter().map(|server| server.address).collect(),
+            position: self.scheduler.position(),
+            clients: self
+                .persistence
+                .as_ref()
+                .map_or_else(Vec::new, |persistence| persistence.clients(now)),
+        }
+    }
+
+    /// Goes on from where another stood: its order and position if it had the same real
+    /// servers and scheduler, else after the one that it chose last; and its clients, as
+    /// far as their real servers are here.
+    pub(super) fn recall(&mut self, memory: &RotationMemory, now: Instant) {
+        let place = |address: SocketAddr| memory.order.iter().position(|its| *its == address);
+        if memory.scheduler == self.kind.to_string() {
+            let same = memory.order.len() == self.servers.len()
+                && self.servers.iter().all(|its| place(its.address).is_some());
+            if same {
+                self.servers.sort_by_key(|server| place(server.address));
+                self.scheduler = build(self.kind);
+                self.scheduler.changed(&Update {
+                    servers: &self.servers,
+                    added: self.servers.len(),
+                    kept: &[],
+                });
+                self.scheduler.resume(&memory.position, self.servers.len());
+            } else if let Some((&last, rest)) = memory.position.split_first()
+                && let Some(last) = memory.order.get(last as usize)
+                && let Some(here) = self.servers.iter().position(|its| its.address == *last)
+            {
+                let position: Vec<u32> = [here as u32]
+                    .into_iter()
+                    .chain(rest.iter().copied())
+                    .collect();
+                self.scheduler.resume(&position, self.servers.len());
+            }
+        }
+        let Some(persistence) = &mut self.persistence else {
+            return;
+        };
+        for client in &memory.clients {
+            let real_server = self
+                .servers
+                .iter()
+                .find(|its| its.address == client.real_server);
+            if let Some(real_server) = real_server {
+                persistence.recall(client.address, real_server, now + client.left());
+            }
+        }
     }
 
     /// Forgets all clients.

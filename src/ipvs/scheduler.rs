@@ -55,6 +55,15 @@ pub(super) trait Scheduler: CloneBox + fmt::Debug + Send {
     /// The list has changed.
     fn changed(&mut self, update: &Update<'_>);
 
+    /// Where it stands in its list, for a successor with the same list; nothing if it
+    /// has no position.
+    fn position(&self) -> Vec<u32> {
+        Vec::new()
+    }
+
+    /// Goes on from where another stood. What makes no sense is left out.
+    fn resume(&mut self, _position: &[u32], _len: usize) {}
+
     /// The index of the real server for a new flow, if one is usable.
     fn pick(&mut self, request: &Request, candidates: Candidates<'_>) -> Option<usize>;
 }

@@ -4,7 +4,9 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
+use super::memory::{RotationMemory, ServerMemory};
 use super::real_server::DEFAULT_WEIGHT;
 use super::rotation::Rotation;
 use super::virtual_server::Side;
@@ -105,6 +107,26 @@ impl State {
         // One that is in both rotations is one object.
         views.dedup_by_key(|view| view.address);
         views
+    }
+
+    /// The one that takes new flows at this address.
+    pub(super) fn real_server(&self, address: SocketAddr) -> Option<&Arc<RealServer>> {
+        self.rotating().find(|server| server.address == address)
+    }
+
+    /// What a successor needs: the rotation for clients inside, and the one for those
+    /// outside where it is another.
+    pub(super) fn memory(&self, now: Instant) -> (RotationMemory, Option<RotationMemory>) {
+        let outside = self.outside.as_ref().map(|outside| outside.memory(now));
+        (self.inside.memory(now), outside)
+    }
+
+    /// Goes on from there.
+    pub(super) fn recall(&mut self, memory: &ServerMemory, now: Instant) {
+        self.inside.recall(&memory.inside, now);
+        if let (Some(rotation), Some(memory)) = (&mut self.outside, &memory.outside) {
+            rotation.recall(memory, now);
+        }
     }
 
     fn rotating(&self) -> impl Iterator<Item = &Arc<RealServer>> {

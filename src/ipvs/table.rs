@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Instant;
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry as Occupancy;
@@ -12,8 +13,8 @@ use ipnet::IpNet;
 use super::client::{counts_as_pod, is_admitted};
 use super::virtual_server::Side;
 use super::{
-    ClientOrigin, DropReason, EchoVerdict, Protocol, RejectReason, SchedulerKind, ServicePortName,
-    Verdict, VirtualAddress, VirtualServer, VirtualServerView, lock,
+    ClientOrigin, Connection, DropReason, EchoVerdict, Protocol, RejectReason, SchedulerKind,
+    ServerMemory, ServicePortName, Verdict, VirtualAddress, VirtualServer, VirtualServerView, lock,
 };
 use crate::service::address::Family;
 use crate::service::{Change, Exposure, NodeNetwork, VirtualServerSpec};
@@ -192,6 +193,45 @@ impl Table {
     /// Is there none?
     pub fn is_empty(&self) -> bool {
         self.servers.is_empty()
+    }
+
+    /// What a successor of this process needs to go on as this one would, sorted by
+    /// address.
+    pub fn memory(&self, now: Instant) -> Vec<ServerMemory> {
+        let servers: Vec<_> = self
+            .servers
+            .iter()
+            .map(|entry| Arc::clone(&entry.inside))
+            .collect();
+        let mut memory: Vec<_> = servers.iter().map(|server| server.memory(now)).collect();
+        memory.sort_unstable_by_key(|server| server.address);
+        memory
+    }
+
+    /// Goes on from where another process stood, as far as the virtual servers are the
+    /// same.
+    pub fn recall(&self, memory: &[ServerMemory], now: Instant) {
+        for its in memory {
+            let server = self
+                .servers
+                .get(&its.address)
+                .map(|entry| Arc::clone(&entry.inside));
+            if let Some(server) = server {
+                server.recall(its, now);
+            }
+        }
+    }
+
+    /// Counts a flow that another process has; none if its real server takes no new
+    /// flows here.
+    pub fn adopt(
+        &self,
+        address: VirtualAddress,
+        real_server: SocketAddr,
+        established: bool,
+    ) -> Option<Connection> {
+        let server = Arc::clone(&self.servers.get(&address)?.inside);
+        server.adopt(real_server, established)
     }
 
     fn judge(

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::memory::ServerMemory;
 use super::scheduler::Request;
 use super::state::State;
 use super::traffic::Traffic;
@@ -156,6 +157,36 @@ impl VirtualServer {
         Forecast {
             persistent: client.and_then(|client| rotation.persistent(client.ip(), now)),
             next: rotation.peek(&request),
+        }
+    }
+
+    /// Counts a flow that another process has, or had, to one of the real servers that
+    /// take new flows; none if it is not among them.
+    pub fn adopt(&self, real_server: SocketAddr, established: bool) -> Option<Connection> {
+        let state = lock(&self.shared.state);
+        let mut connection = Connection::new(Arc::clone(state.real_server(real_server)?));
+        drop(state);
+        if established {
+            connection.established();
+        }
+        Some(connection)
+    }
+
+    /// What a successor of this process needs to know of it.
+    pub(super) fn memory(&self, now: Instant) -> ServerMemory {
+        let (inside, outside) = lock(&self.shared.state).memory(now);
+        ServerMemory {
+            address: self.address,
+            service: self.service.to_string(),
+            inside,
+            outside,
+        }
+    }
+
+    /// Goes on from where another stood, if that was of the same service port.
+    pub(super) fn recall(&self, memory: &ServerMemory, now: Instant) {
+        if memory.service == self.service.to_string() {
+            lock(&self.shared.state).recall(memory, now);
         }
     }
 

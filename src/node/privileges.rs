@@ -20,6 +20,8 @@ pub enum Capability {
     NetAdmin,
     /// CAP_NET_BIND_SERVICE: to listen on ports below 1024.
     NetBindService,
+    /// CAP_NET_RAW: to open raw sockets, for ICMP errors to UDP clients of node ports.
+    NetRaw,
 }
 
 impl Capability {
@@ -28,6 +30,7 @@ impl Capability {
             Self::DacReadSearch => caps::Capability::CAP_DAC_READ_SEARCH,
             Self::NetAdmin => caps::Capability::CAP_NET_ADMIN,
             Self::NetBindService => caps::Capability::CAP_NET_BIND_SERVICE,
+            Self::NetRaw => caps::Capability::CAP_NET_RAW,
         }
     }
 }
@@ -38,6 +41,7 @@ impl fmt::Display for Capability {
             Self::DacReadSearch => "CAP_DAC_READ_SEARCH",
             Self::NetAdmin => "CAP_NET_ADMIN",
             Self::NetBindService => "CAP_NET_BIND_SERVICE",
+            Self::NetRaw => "CAP_NET_RAW",
         })
     }
 }
@@ -63,6 +67,7 @@ impl Capabilities {
             Capability::DacReadSearch,
             Capability::NetAdmin,
             Capability::NetBindService,
+            Capability::NetRaw,
         ];
         let here = all
             .into_iter()

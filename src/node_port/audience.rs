@@ -5,8 +5,9 @@
 //! that they, or the load balancer before them, try another node. A listener would
 //! answer everybody: the kernel completes the handshake before we see who it is. So
 //! such a listener has a socket filter (SO_ATTACH_FILTER, socket(7)), which the kernel
-//! asks before it takes a SYN, and which lets in the networks of this node alone. It
-//! needs no privilege and is part of every kernel with sockets.
+//! asks before it takes a SYN, and which lets in the networks of this node alone. It is
+//! part of every kernel with sockets; some refuse it without CAP_NET_ADMIN (EPERM, seen
+//! with 6.18), and then clients from outside are reset instead.
 
 use std::io;
 use std::net::IpAddr;

@@ -1,6 +1,7 @@
 //! What the control plane holds of the node ports.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::IpAddr;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +14,9 @@ use tokio::sync::{oneshot, watch};
 use super::NodePortConfig;
 use super::addresses::{NodeAddresses, NodePortAddress};
 use super::plan::{Plan, Step, Steps};
+use super::takeover::Lent;
 use super::token::MAILBOX;
+use super::unreachable::RawSockets;
 use super::worker::{Message, Parts, Worker};
 use crate::dataplane::{
     Counters, Dataplane, DataplaneConfig, FlowView, StartError, Sweep, WorkerStats, answered,
@@ -47,11 +50,18 @@ struct State {
 
 impl NodePorts {
     /// Starts the workers. They listen nowhere until [`NodePorts::program`] tells
+    /// what for and [`NodePorts::open`] when. Their flows share table, settings and limits with `dataplane`.
     /// what for and [`NodePorts::set_open`] when. Their flows share table, settings and limits with `dataplane`.
+    /// UDP clients are told through `raw` that nobody is there.
     ///
     /// # Errors
     /// When the system gives no epoll instance or no thread.
-    pub fn start(config: NodePortConfig, dataplane: &Dataplane) -> Result<Self, StartError> {
+    pub fn start(
+        config: NodePortConfig,
+        raw: RawSockets,
+        dataplane: &Dataplane,
+    ) -> Result<Self, StartError> {
+        let raw = Arc::new(raw);
         let shared = dataplane.shared();
         let (log, log_thread) = start_access_log().map_err(|source| StartError::Thread {
             name: "access-log".to_owned(),
@@ -87,6 +97,7 @@ impl NodePorts {
                 poll,
                 mailbox,
                 log: log.clone(),
+                raw: Arc::clone(&raw),
             };
             let name = format!("node-port-{worker}");
             let failed = Arc::clone(&failed);
@@ -154,7 +165,7 @@ impl NodePorts {
     }
 
     /// Opens the listeners, or closes them; flows go on. They are closed until the
-    /// table serves, and again when it takes no new flows.
+    /// table serves; a process that ends closes them by [`NodePorts::drain`].
     pub fn set_open(&self, open: bool) {
         let mut state = self.state();
         let steps = state.plan.set_open(open);
@@ -187,6 +198,62 @@ impl NodePorts {
             replies.push(receiver);
         }
         answered(replies, patience).await
+    }
+
+    /// The process ends. Listeners close, those of UDP when the last flow through them
+    /// has ended. What the kernel has accepted before is still served, if the table
+    /// takes new flows until [`NodePorts::settled`] returns. Flows go on; a UDP flow is
+    /// over after 5 s of silence once [`Dataplane::drain`] was called too.
+    pub fn drain(&self) {
+        let mut state = self.state();
+        for step in state.plan.set_open(false) {
+            match step {
+                Step::Close(at) => self.send(at.address.port(), Message::Drain(at)),
+                Step::Open(listen) => {
+                    self.send(listen.at.address.port(), Message::Open(listen));
+                }
+            }
+        }
+        drop(state);
+    }
+
+    /// Leaves listeners and UDP flows to another process: nothing is taken from them
+    /// here. It must be taken back by [`NodePorts::reclaim`] if that process does not go
+    /// on with them.
+    ///
+    /// # Errors
+    /// When there are no descriptors, or a worker has ended; call `reclaim` then too.
+    pub async fn lend(&self) -> io::Result<Lent> {
+        let mut lent = Lent::default();
+        for reply in self.ask(Message::Lend) {
+            lent.append(reply.await.map_err(io::Error::other)??);
+        }
+        Ok(lent)
+    }
+
+    /// Takes from the listeners again.
+    pub fn reclaim(&self) {
+        self.tell(|| Message::Reclaim);
+    }
+
+    /// Closes here what another process has now. Relayed connections go on.
+    pub fn release(&self) {
+        let mut state = self.state();
+        // The sockets are closed without the plan's steps, and not opened again.
+        drop(state.plan.set_open(false));
+        self.tell(|| Message::Release);
+    }
+
+    /// Goes on with what another process had: call it before [`NodePorts::open`]. What
+    /// this process does not listen on is closed by an empty `lent` after that.
+    pub fn inherit(&self, lent: Lent) {
+        let mut split = lent.split(self.mailboxes.len()).into_iter();
+        self.tell(|| Message::Inherit(split.next().unwrap_or_default()));
+    }
+
+    /// UDP flows are over after less silence now.
+    pub fn hasten(&self) {
+        self.tell(|| Message::Hasten);
     }
 
     /// Returns when the workers have done all they were told before.
@@ -243,14 +310,18 @@ impl NodePorts {
                 Step::Open(listen) => (listen.at.address.port(), Message::Open(listen)),
                 Step::Close(at) => (at.address.port(), Message::Close(at)),
             };
-            // A port is one worker's, whatever the address, so that steps that concern
-            // one another stay in order.
-            let worker = usize::from(port) % self.mailboxes.len().max(1);
-            if let Some((mailbox, waker)) = self.mailboxes.get(worker)
-                && mailbox.send(message).is_ok()
-            {
-                let _ = waker.wake();
-            }
+            self.send(port, message);
+        }
+    }
+
+    /// Tells the worker that has the port. A port is one worker's, whatever the address,
+    /// so that steps that concern one another stay in order.
+    fn send(&self, port: u16, message: Message) {
+        let worker = usize::from(port) % self.mailboxes.len().max(1);
+        if let Some((mailbox, waker)) = self.mailboxes.get(worker)
+            && mailbox.send(message).is_ok()
+        {
+            let _ = waker.wake();
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::audience::restrict;
@@ -46,7 +47,7 @@ pub(super) struct Listen {
 }
 
 /// Address, port and protocol of a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct ListenAddress {
     pub(super) protocol: Protocol,
     pub(super) address: SocketAddr,
@@ -187,6 +188,29 @@ pub(super) fn open(at: ListenAddress, only: Option<&[IpNet]>) -> io::Result<Stat
         }
         Protocol::Sctp => Err(io::ErrorKind::Unsupported.into()),
     }
+}
+
+/// Goes on with the socket of another process, and lets in whom this one would.
+///
+/// # Errors
+/// As setsockopt(2).
+pub(super) fn inherit(
+    at: ListenAddress,
+    only: Option<&[IpNet]>,
+    socket: OwnedFd,
+) -> io::Result<State> {
+    if at.protocol == Protocol::Udp {
+        return Ok(State::Udp {
+            socket: Rc::new(socket.into()),
+            ready: true,
+        });
+    }
+    restrict(&SockRef::from(&socket), only, at.address.is_ipv4())?;
+    Ok(State::Tcp {
+        socket: mio::net::TcpListener::from_std(socket.into()),
+        ready: true,
+        pause: None,
+    })
 }
 
 fn socket(address: SocketAddr, kind: Type) -> io::Result<Socket> {

@@ -3,11 +3,13 @@
 //! A client of UDP is told that nobody is there by ICMP, which no UDP socket can send:
 //! the kernel does it for a port that is closed, and ours is open. So the error is
 //! written whole and sent through a raw socket of IPPROTO_RAW, which sends and never
-//! receives (raw(7)). That needs CAP_NET_RAW; without it clients hear nothing, which is
-//! said once at debug level.
+//! receives (raw(7)). To open one needs CAP_NET_RAW, to use it nothing: [`RawSockets`] are
+//! opened once, before privileges are given up, and shared by the workers. Without them
+//! clients hear nothing, which is said once at debug level.
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -24,17 +26,16 @@ pub(super) enum Told {
     Unable,
 }
 
-/// Sends ICMP errors; one for each worker.
+/// What ICMP errors are sent through, of each family, where it could be opened.
 #[derive(Debug)]
-pub(super) struct Unreachables {
+pub struct RawSockets {
     v4: Option<Socket>,
     v6: Option<Socket>,
-    limiter: ErrorLimiter,
-    packet: Vec<u8>,
 }
 
-impl Unreachables {
-    pub(super) fn new() -> Self {
+impl RawSockets {
+    /// Opens them, which takes CAP_NET_RAW: call it before that is given up.
+    pub fn open() -> Self {
         let open = |domain| match raw(domain) {
             Ok(socket) => Some(socket),
             Err(error) => {
@@ -48,6 +49,22 @@ impl Unreachables {
         Self {
             v4: open(Domain::IPV4),
             v6: open(Domain::IPV6),
+        }
+    }
+}
+
+/// Sends ICMP errors; one for each worker.
+#[derive(Debug)]
+pub(super) struct Unreachables {
+    sockets: Arc<RawSockets>,
+    limiter: ErrorLimiter,
+    packet: Vec<u8>,
+}
+
+impl Unreachables {
+    pub(super) fn new(sockets: Arc<RawSockets>) -> Self {
+        Self {
+            sockets,
             limiter: ErrorLimiter::new(ErrorLimits::default()),
             packet: Vec::new(),
         }
@@ -64,8 +81,8 @@ impl Unreachables {
         what: Unreachable,
     ) -> Told {
         let socket = match client {
-            SocketAddr::V4(_) => &self.v4,
-            SocketAddr::V6(_) => &self.v6,
+            SocketAddr::V4(_) => &self.sockets.v4,
+            SocketAddr::V6(_) => &self.sockets.v6,
         };
         let Some(socket) = socket else {
             return Told::Unable;

@@ -23,8 +23,9 @@ use super::listener::{Listen, ListenAddress, Listener};
 use super::own_addresses::OwnAddresses;
 use super::pipe::Pipes;
 use super::relay::{Readiness, Side};
+use super::takeover::Lent;
 use super::token::{MAILBOX, Owner};
-use super::unreachable::{Told, Unreachables};
+use super::unreachable::{RawSockets, Told, Unreachables};
 use crate::dataplane::{
     DataplaneConfig, Dialer, Ending, FlowId, FlowKey, FlowRecord, FlowTable, FlowView, Shared,
     Sweep, Timers, WorkerStats, add,
@@ -33,7 +34,9 @@ use crate::ipvs::{DropReason, EchoVerdict, Protocol, RejectReason, Verdict, Virt
 use crate::packet::Unreachable;
 
 mod account;
+mod change;
 mod listeners;
+mod takeover;
 mod tcp;
 mod udp;
 
@@ -47,6 +50,19 @@ pub(super) enum Message {
     Open(Listen),
     /// Listen there no more. UDP flows that came through it end.
     Close(ListenAddress),
+    /// The process ends: take no new flows there. A UDP listener stays open until the
+    /// last flow that answers through it has ended.
+    Drain(ListenAddress),
+    /// The process ends: UDP flows that are silent are over sooner.
+    Hasten,
+    /// Leave the listeners to another process, and say which there are.
+    Lend(oneshot::Sender<io::Result<Lent>>),
+    /// That process has not come.
+    Reclaim,
+    /// That process has them: close them here.
+    Release,
+    /// Go on with what another process had.
+    Inherit(Lent),
     /// Addresses of the node have changed.
     Addresses,
     /// These are the settings from now on.
@@ -67,6 +83,7 @@ pub(super) struct Parts {
     pub(super) mailbox: Receiver<Message>,
     pub(super) sweep: Arc<Sweep>,
     pub(super) log: SyncSender<FlowRecord>,
+    pub(super) raw: Arc<RawSockets>,
 }
 
 pub(super) struct Worker {
@@ -83,8 +100,14 @@ pub(super) struct Worker {
     next_number: u32,
     /// Those that wait for their port, or for descriptors.
     waiting: BTreeSet<u32>,
+    /// UDP listeners that take no new flows and close with their last one.
+    lingering: BTreeSet<u32>,
     /// Listeners that have something to take.
     ready: Vec<u32>,
+    /// Another process takes from the listeners, or is about to.
+    lent: bool,
+    /// What another process had, until it is taken up.
+    inherited: Lent,
     flows: FlowTable<Flow>,
     timers: Timers,
     dirty: Vec<FlowId>,
@@ -119,14 +142,17 @@ impl Worker {
             numbers: BTreeMap::new(),
             next_number: 0,
             waiting: BTreeSet::new(),
+            lingering: BTreeSet::new(),
             ready: Vec::new(),
+            lent: false,
+            inherited: Lent::default(),
             flows: FlowTable::default(),
             timers: Timers::default(),
             dirty: Vec::new(),
             account: account::Account::default(),
             pipes: Pipes::default(),
             own: OwnAddresses::default(),
-            unreachables: Unreachables::new(),
+            unreachables: Unreachables::new(parts.raw),
             datagram: vec![0; udp::MAX_PAYLOAD].into_boxed_slice(),
             now: Instant::now(),
         }
@@ -191,6 +217,12 @@ impl Worker {
             match self.mailbox.try_recv() {
                 Ok(Message::Open(listen)) => self.open(listen),
                 Ok(Message::Close(at)) => self.close(at),
+                Ok(Message::Drain(at)) => self.drain(at),
+                Ok(Message::Lend(reply)) => drop(reply.send(self.lend())),
+                Ok(Message::Reclaim) => self.reclaim(),
+                Ok(Message::Release) => self.release(),
+                Ok(Message::Inherit(lent)) => self.inherit(lent),
+                Ok(Message::Hasten) => self.hasten_udp(),
                 Ok(Message::Addresses) => self.own.forget(),
                 Ok(Message::Configure(config)) => self.configure(config),
                 // The askers may have gone.
@@ -280,33 +312,6 @@ impl Worker {
                 Kind::Tcp(_) => self.mark(id),
                 Kind::Udp { .. } => self.udp_timer(id),
             }
-        }
-    }
-
-    /// Follows other settings from now on. Every flow has a look at its time.
-    fn configure(&mut self, config: Arc<DataplaneConfig>) {
-        if config.masquerade != self.config.masquerade {
-            self.dialer = Dialer::new(config.masquerade.clone());
-        }
-        self.config = config;
-        self.now = Instant::now();
-        let all: Vec<FlowId> = self.flows.iter_mut().map(|(id, _)| id).collect();
-        for id in all {
-            self.mark(id);
-            self.udp_timer(id);
-        }
-    }
-
-    /// Ends UDP flows whose real server no longer serves.
-    fn sweep(&mut self) {
-        let retired: Vec<FlowId> = self
-            .flows
-            .iter_mut()
-            .filter(|(_, flow)| matches!(flow.kind, Kind::Udp { .. }) && flow.is_retired())
-            .map(|(id, _)| id)
-            .collect();
-        for id in retired {
-            self.finish(id, Ending::EndpointRemoved);
         }
     }
 
@@ -440,6 +445,11 @@ impl Worker {
         let logged = flow.server.access_log.unwrap_or(self.config.access_log);
         if logged && self.log.try_send(record).is_err() {
             add(&self.stats.unlogged);
+        }
+        let listener = flow.listener;
+        drop(flow);
+        if !self.lingering.is_empty() {
+            self.close_lingering(listener);
         }
     }
 

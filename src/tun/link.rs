@@ -192,6 +192,32 @@ impl Link {
         self.ipv6_missing.as_ref()
     }
 
+    /// The prefixes that are routed into the device, by whomever.
+    ///
+    /// # Errors
+    ///
+    /// Netlink's.
+    pub async fn routes(&self) -> Result<Vec<IpNet>, TunError> {
+        let mut found = Vec::new();
+        for v6 in [false, true] {
+            let routes = match self.netlink.routes(v6).await {
+                Ok(routes) => routes,
+                Err(source) if v6 && means_no_ipv6(&source) => continue,
+                Err(source) => {
+                    return Err(self.error("reading the routing table".to_owned(), source));
+                }
+            };
+            let ours = routes.iter().filter(|route| {
+                route.table == routes::MAIN_TABLE
+                    && route.device == Some(self.index)
+                    && !route.is_local()
+                    && !self.addresses.contains(&route.prefix.addr())
+            });
+            found.extend(ours.map(|route| route.prefix));
+        }
+        Ok(found)
+    }
+
     /// Routes one more prefix into the device. One that is routed into it
     /// already is no error. An IPv6 prefix on a node without IPv6 is left out.
     ///
@@ -328,6 +354,8 @@ impl Link {
             }
             match self.netlink.add_address(self.index, address).await {
                 Ok(()) => {}
+                // The device was taken over; that it is ours was checked.
+                Err(source) if source.raw_os_error() == Some(libc::EEXIST) => {}
                 Err(source) if address.is_ipv6() && means_no_ipv6(&source) => {
                     self.note_ipv6_missing(source);
                 }

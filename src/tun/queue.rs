@@ -254,12 +254,26 @@ pub(super) fn open_queue(
         _ => queue_error(name, queue, "ioctl TUNSETIFF", errno),
     })?;
 
+    Ok((fd, name_in(&request)))
+}
+
+/// The name of the device that a queue belongs to.
+pub(super) fn name_of(fd: &OwnedFd) -> nix::Result<String> {
+    // SAFETY: `ifreq` is plain old data: an array and a union of such.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: TUNGETIFF writes one `ifreq`, which outlives the call.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETIFF, &raw mut request) };
+    Errno::result(result)?;
+    Ok(name_in(&request))
+}
+
+fn name_in(request: &libc::ifreq) -> String {
     let name = request
         .ifr_name
         .iter()
         .map_while(|&c| Some(c.to_ne_bytes()[0]).filter(|&byte| byte != 0))
         .collect::<Vec<u8>>();
-    Ok((fd, String::from_utf8_lossy(&name).into_owned()))
+    String::from_utf8_lossy(&name).into_owned()
 }
 
 /// Header and offloads. They belong to the device, so one queue sets them for all.

@@ -19,7 +19,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         .done()
 }
 
-fn options(world: &World) -> ProxyOptions {
+pub(crate) fn options(world: &World) -> ProxyOptions {
     world
         .options()
         .healthz(([127, 0, 0, 1], 10_266).into())
@@ -27,8 +27,20 @@ fn options(world: &World) -> ProxyOptions {
         .argument("fallback")
 }
 
-/// Whether anything is routed into the TUN.
-fn is_routed(world: &World) -> Result<bool, Failed> {
+/// Whether anything is routed into the TUN, of both families.
+pub(crate) fn is_routed(world: &World) -> Result<bool, Failed> {
+    let mut found = false;
+    // Routes come and go one after the other.
+    wait_until("one family like the other", || {
+        let (v4, v6) = routed(world)?;
+        found = v4;
+        Ok(v4 == v6)
+    })?;
+    Ok(found)
+}
+
+/// Whether anything is routed into the TUN, for IPv4 and for IPv6.
+fn routed(world: &World) -> Result<(bool, bool), Failed> {
     let node = world.node().namespace();
     let read = |file: &'static str| node.run(move || fs::read_to_string(file));
     let v4 = read("/proc/thread-self/net/route")?;
@@ -39,11 +51,10 @@ fn is_routed(world: &World) -> Result<bool, Failed> {
     let v6 = v6
         .lines()
         .any(|line| line.starts_with(&range) && line.ends_with(TUN));
-    assert_eq!(v4, v6, "one family without the other");
-    Ok(v4)
+    Ok((v4, v6))
 }
 
-fn is_served(world: &World) -> Result<(), Failed> {
+pub(crate) fn is_served(world: &World) -> Result<(), Failed> {
     for family in FAMILIES {
         for from in CLIENTS {
             client::who(world.from(from), world.vip_at(family, 1, 80), LIMIT)?;
@@ -52,7 +63,7 @@ fn is_served(world: &World) -> Result<(), Failed> {
     Ok(())
 }
 
-fn standing(world: &World) -> Result<api::Standing, Failed> {
+pub(crate) fn standing(world: &World) -> Result<api::Standing, Failed> {
     let services: Services = world.ask(api::SERVICES)?;
     Ok(services.fallback.ok_or("no standing")?)
 }

@@ -76,14 +76,14 @@ fn user() -> Result<u32, Failed> {
 }
 
 /// A world whose files that user may read.
-struct Place {
-    world: World,
+pub(crate) struct Place {
+    pub(crate) world: World,
     user: u32,
     directory: TempDir,
 }
 
 impl Place {
-    fn new() -> Result<Self, Failed> {
+    pub(crate) fn new() -> Result<Self, Failed> {
         let world = World::other()?;
         let user = user()?;
         let directory = tempfile::tempdir()?;
@@ -100,7 +100,7 @@ impl Place {
         })
     }
 
-    fn socket(&self) -> std::path::PathBuf {
+    pub(crate) fn socket(&self) -> std::path::PathBuf {
         self.directory.path().join("run").join("admin.sock")
     }
 
@@ -111,28 +111,28 @@ impl Place {
         Ok(command.output()?)
     }
 
-    fn prepare(&self, cidrs: &str) -> Result<(), Failed> {
+    pub(crate) fn prepare(&self, cidrs: &str) -> Result<(), Failed> {
         let user = self.user.to_string();
         let output = self.init(&["--user", &user, "--service-cidr", cidrs])?;
         assert!(output.status.success(), "{output:?}");
         Ok(())
     }
 
-    fn cidrs(&self) -> String {
+    pub(crate) fn cidrs(&self) -> String {
         self.world
             .service_cidrs()
             .map(|net| net.to_string())
             .join(",")
     }
 
-    fn options(&self) -> ProxyOptions {
+    pub(crate) fn options(&self) -> ProxyOptions {
         let options = self.world.options().admin_socket(&self.socket());
         options.user(self.user)
     }
 }
 
 /// Name and fields of /proc/PID/task/*/status.
-fn threads(proxy: &ProxyProcess) -> Result<Vec<(String, String)>, Failed> {
+pub(crate) fn threads(proxy: &ProxyProcess) -> Result<Vec<(String, String)>, Failed> {
     let mut found = Vec::new();
     for entry in fs::read_dir(format!("/proc/{}/task", proxy.pid()))? {
         // One that waits for blocking work may end meanwhile.
@@ -180,10 +180,14 @@ fn without_capabilities() -> Result<(), Failed> {
 
     // Another on the same device would take some of its packets.
     let other = place.options().healthz(([127, 0, 0, 1], 20_256).into());
+    let other = other.metrics(([127, 0, 0, 1], 20_249).into());
     let socket = place.directory.path().join("other.sock");
     fs::set_permissions(place.directory.path(), fs::Permissions::from_mode(0o777))?;
     let node = place.world.node().namespace();
-    let second = ProxyProcess::spawn(node, Path::new(BINARY), &other.admin_socket(&socket))?;
+    let other = other
+        .admin_socket(&socket)
+        .metrics(([127, 0, 0, 1], 20_249).into());
+    let second = ProxyProcess::spawn(node, Path::new(BINARY), &other)?;
     let status = second.wait(LIMIT).ok_or("the second runs")?;
     assert_eq!(status.code(), Some(3), "{}", second.log());
 
@@ -316,9 +320,9 @@ fn again_and_away() -> Result<(), Failed> {
 }
 
 /// CAP_NET_BIND_SERVICE and CAP_NET_ADMIN, as /proc prints a set of them.
-const BIND: &str = "0000000000000400";
+pub(crate) const BIND: &str = "0000000000000400";
 const BIND_AND_ADMIN: &str = "0000000000001400";
-const NONE: &str = "0000000000000000";
+pub(crate) const NONE: &str = "0000000000000000";
 
 fn drops() -> Result<(), Failed> {
     for (arguments, control) in [(&[][..], BIND_AND_ADMIN), (&["--fixed-routes"], BIND)] {
@@ -337,7 +341,7 @@ fn drops() -> Result<(), Failed> {
             ("kube-tun-proxy", NONE),
             ("worker-", NONE),
             ("access-log", ""),
-            ("node-port-", BIND),
+            ("node-port-", control),
             ("control", control),
         ] {
             // There is one for the workers and one for the node ports.

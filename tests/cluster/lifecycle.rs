@@ -137,7 +137,7 @@ fn cut(server: &Server, streams: Vec<TcpStream>) -> Result<(), Failed> {
     Ok(())
 }
 
-/// A conversation without an end is not waited for.
+/// A conversation has no end: it is waited for while it goes on, and 5 s.
 fn udp_does_not_hold_it_up() -> Result<(), Failed> {
     let (world, _server, streams) = world_with(&["--drain-timeout", "600s"])?;
     let _dns = world.pod(0).serve_udp(5300, Udp::Echo)?;

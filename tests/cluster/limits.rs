@@ -19,6 +19,7 @@ const TCP: i32 = 6;
 pub(crate) fn trials() -> Vec<Trial> {
     Trials::of("limits")
         .both("max_flows", max_flows)
+        .both("answered_questions_make_room", answered)
         .one("max_memory", max_memory)
         .both("resets_are_limited", resets)
         .both("icmp_errors_are_limited", icmp_errors)
@@ -48,7 +49,10 @@ fn max_flows(family: Family) -> Result<(), Failed> {
         assert_eq!(socket.recv(&mut [0; 10])?, 4);
         Ok(())
     };
-    talk()?;
+    // More than a question, which would make room.
+    for _ in 0..5 {
+        talk()?;
+    }
     for client in CLIENTS {
         expect_refused(world.from(client), web)?;
         super::world::expect_kind(
@@ -63,6 +67,46 @@ fn max_flows(family: Family) -> Result<(), Failed> {
     drop(streams.pop());
     world.wait_for_flows("two flows", |flows| flows.len() == 2)?;
     drop(client::connect(world.from(Client::Node), web, LIMIT)?);
+    Ok(())
+}
+
+/// As conntrack does when its table is full; what has no answer yet stays.
+fn answered(family: Family) -> Result<(), Failed> {
+    let mut world = World::other()?;
+    let ports = [Port::tcp("web", 80, 8000), Port::udp("dns", 53, 5300)];
+    world.serve("app", 4, &ports, &[world.pod(0)])?;
+    let silent = [Port::udp("silent", 53, 5301)];
+    world.serve("silent", 5, &silent, &[world.pod(0)])?;
+    let _web = world.pod(0).serve_tcp(8000, Tcp::Echo)?;
+    let _dns = world.pod(0).serve_udp(5300, Udp::Echo)?;
+    let _silent = world.pod(0).serve_udp(5301, Udp::Mute)?;
+    world.start(&["--max-flows", "3", "--workers", "1"])?;
+    let (web, dns) = (world.vip_at(family, 4, 80), world.vip_at(family, 4, 53));
+    for _ in 0..20 {
+        for client in CLIENTS {
+            let answer = client::udp_exchange(world.from(client), dns, b"one more", LIMIT)?;
+            assert_eq!(answer, b"one more");
+        }
+    }
+    let mut stream = client::connect(world.from(Client::Pod), web, LIMIT)?;
+    // Two that wait for an answer, and nothing can go.
+    let waiting = [(); 2].map(|()| {
+        let socket =
+            client::udp_socket(world.from(Client::Pod), world.vip_at(family, 5, 53), LIMIT);
+        socket.and_then(|socket| socket.send(b"hello?").map(|_| socket))
+    });
+    world.wait_for_flows("two wait", |flows| {
+        let of_silent = |flow: &&kube_tun_proxy::admin::api::Flow| flow.service.contains("silent");
+        flows.iter().filter(of_silent).count() == 2
+    })?;
+    super::world::expect_kind(
+        client::udp_exchange(world.from(Client::Pod), dns, b"one more", LIMIT),
+        std::io::ErrorKind::ConnectionRefused,
+        "a datagram",
+    )?;
+    stream.write_all(b"ping")?;
+    stream.read_exact(&mut [0; 4])?;
+    drop(waiting);
     Ok(())
 }
 

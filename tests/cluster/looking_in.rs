@@ -112,7 +112,7 @@ fn kube_proxys_paths() -> Result<(), Failed> {
     let get = |path| client::http_get(node, at, path, LIMIT);
     assert_eq!(get("/proxyMode")?, (200, "tun".to_owned()));
     let configuration: Value = serde_json::from_str(&get("/configz")?.1)?;
-    assert_eq!(configuration["kube-tun-proxy"]["max-flows"], 321);
+    assert_eq!(configuration["maxFlows"], 321);
     let status: Value = serde_json::from_str(&get("/api/v1/status")?.1)?;
     assert_eq!(status["maxFlows"], 321, "{status}");
     assert_eq!(status["health"]["ready"], true, "{status}");

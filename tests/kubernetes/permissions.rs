@@ -64,6 +64,7 @@ async fn each_resource_is_asked_for_with_its_group_and_verbs() {
             ("services", &[][..], false),
             ("endpointslices", &["watch"], false),
             ("nodes", &[], true),
+            ("namespaces", &[], true),
             ("servicecidrs", &["list", "watch"], true),
             ("networkpolicies", &[], true),
         ]

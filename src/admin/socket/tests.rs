@@ -1,5 +1,7 @@
 use std::os::unix::fs::PermissionsExt;
 
+use tokio::sync::mpsc;
+
 use super::*;
 use crate::admin::api::{Flow, History, Outcome, Protocol, RealServer};
 use crate::admin::client::{AskError, ask, put};
@@ -110,7 +112,7 @@ async fn what_is_told_arrives_whole() {
     let path = directory.path().join("made/on/the/way/admin.sock");
     let socket = AdminSocket::bind(&path).unwrap();
     assert_eq!(mode(&path), 0o600);
-    let server = tokio::spawn(socket.serve(Arc::new(Fixed)));
+    let server = tokio::spawn(socket.serve(Arc::new(Fixed), mpsc::channel(1).0));
 
     let services: Services = ask(&path, SERVICES).await.unwrap();
     assert_eq!(services.virtual_servers, Fixed.services(Detail::default()));
@@ -232,7 +234,7 @@ async fn the_configuration_is_shown_and_the_log_can_be_changed() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("admin.sock");
     let socket = AdminSocket::bind(&path).unwrap();
-    let server = tokio::spawn(socket.serve(Arc::new(Fixed)));
+    let server = tokio::spawn(socket.serve(Arc::new(Fixed), mpsc::channel(1).0));
 
     let shown: Value = ask(&path, CONFIGZ).await.unwrap();
     assert_eq!(shown, Fixed.configz());

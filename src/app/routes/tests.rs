@@ -60,6 +60,7 @@ impl Fixture {
             blocker,
             retry,
             Vec::new(),
+            BTreeSet::new(),
         );
         tasks.spawn(keeping);
         Self {

@@ -28,13 +28,25 @@ pub(super) struct Arrival<'a> {
     frame: &'a [u8],
 }
 
+impl Arrival<'_> {
+    /// The packet with its virtio-net header.
+    pub(super) fn frame(&self) -> &[u8] {
+        self.frame
+    }
+
+    /// It was handed over by another worker or process.
+    pub(super) fn is_own(&self) -> bool {
+        self.own
+    }
+}
+
 impl Worker {
     /// Takes one frame: virtio-net header and packet.
     pub(super) fn receive(&mut self, frame: &[u8]) {
         self.classify(frame, false);
     }
 
-    /// Takes a frame that another worker handed over.
+    /// Takes a frame that another worker or process handed over.
     pub(super) fn receive_own(&mut self, frame: &[u8]) {
         self.classify(frame, true);
     }
@@ -191,8 +203,13 @@ impl Worker {
                 .counts_as_pod(client.ip(), server.exposure)
     }
 
-    /// True when another worker has the flow and was given the packet.
+    /// True when another worker or process has the flow and was given the packet.
     pub(super) fn pass_on(&mut self, arrival: &Arrival<'_>, key: &FlowKey) -> bool {
+        self.pass_to_worker(arrival, key)
+            || (self.links.is_some() && self.pass_to_process(arrival, key))
+    }
+
+    fn pass_to_worker(&mut self, arrival: &Arrival<'_>, key: &FlowKey) -> bool {
         let Some(owners) = &self.shared.owners else {
             return false;
         };

@@ -42,16 +42,21 @@ impl Worker {
                 // smoltcp would stay silent to the new one (RFC 9293 3.10.7.4 asks
                 // for a challenge ACK, whose RST leads here as well, a second later).
                 self.replace(id);
-                self.syn(&key, packet, segment);
+                if !self.pass_on(arrival, &key) {
+                    self.syn(&key, packet, segment);
+                }
             }
             Some(Found::Flow(id)) => self.segment(id, packet, segment),
             Some(Found::TimeWait(_)) if opens => {
                 self.flows.end_time_wait(&key);
-                self.syn(&key, packet, segment);
+                if !self.pass_on(arrival, &key) {
+                    self.syn(&key, packet, segment);
+                }
             }
             Some(Found::TimeWait(sent)) => self.time_wait(&key, sent, packet, segment),
             None if self.pass_on(arrival, &key) => {}
             None if opens => self.syn(&key, packet, segment),
+            None if self.pass_stray(arrival) => {}
             None => self.stray(&key, packet, segment),
         }
     }

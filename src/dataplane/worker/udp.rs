@@ -135,7 +135,7 @@ impl Worker {
         source: Option<SocketAddr>,
         attempts: u32,
     ) -> Option<FlowId> {
-        let timeout = self.config.udp_timeout;
+        let timeout = self.shared.udp_timeout(&self.config);
         let flow = self.flows.get_mut(id)?;
         flow.connection = Some(connection);
         flow.source = source;
@@ -348,8 +348,24 @@ impl Worker {
         }
     }
 
+    /// Arms the timers of all flows again: their time has become shorter.
+    pub(super) fn hasten_udp(&mut self) {
+        let timeout = self.shared.udp_timeout(&self.config);
+        let deadline = |flow: &Flow| match &flow.kind {
+            Kind::Udp(udp) => Some(udp.deadline(timeout)),
+            Kind::Tcp(_) | Kind::Dialing(_) => None,
+        };
+        let flows = self.flows.iter_mut();
+        let deadlines: Vec<_> = flows
+            .filter_map(|(id, flow)| Some((id, deadline(flow)?)))
+            .collect();
+        for (id, at) in deadlines {
+            self.arm(id, at);
+        }
+    }
+
     pub(super) fn udp_timer(&mut self, id: FlowId) {
-        let timeout = self.config.udp_timeout;
+        let timeout = self.shared.udp_timeout(&self.config);
         let Some(flow) = self.flows.get_mut(id) else {
             return;
         };

@@ -32,6 +32,15 @@ impl Scheduler for RoundRobin {
         self.last = (update.added + kept).checked_sub(1);
     }
 
+    fn position(&self) -> Vec<u32> {
+        self.last.map(|last| last as u32).into_iter().collect()
+    }
+
+    fn resume(&mut self, position: &[u32], len: usize) {
+        let last = position.first().map(|last| *last as usize);
+        self.last = last.filter(|last| *last < len);
+    }
+
     fn pick(&mut self, _: &Request, candidates: Candidates<'_>) -> Option<usize> {
         let start = self.last.map_or(0, |last| last + 1);
         let picked = (start..candidates.len())

@@ -37,6 +37,21 @@ impl Scheduler for WeightedRoundRobin {
         }
     }
 
+    fn position(&self) -> Vec<u32> {
+        let last = self.last.map(|last| last as u32);
+        last.map_or_else(Vec::new, |last| vec![last, self.threshold])
+    }
+
+    fn resume(&mut self, position: &[u32], len: usize) {
+        if let &[last, threshold] = position
+            && (last as usize) < len
+            && (1..=self.max).contains(&threshold)
+        {
+            self.last = Some(last as usize);
+            self.threshold = threshold;
+        }
+    }
+
     fn pick(&mut self, _: &Request, candidates: Candidates<'_>) -> Option<usize> {
         if self.max == 0 {
             return None;

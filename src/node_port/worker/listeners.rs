@@ -1,6 +1,7 @@
 //! The listeners of a worker: opening, closing, waiting for a port that is taken.
 
 use std::io;
+use std::rc::Rc;
 use std::time::Instant;
 
 use mio::Interest;
@@ -10,7 +11,7 @@ use super::Worker;
 use crate::dataplane::{Ending, FlowId};
 use crate::ipvs::Protocol;
 use crate::node_port::flow::Kind;
-use crate::node_port::listener::{Listen, ListenAddress, Listener, Pause, State, open};
+use crate::node_port::listener::{Listen, ListenAddress, Listener, Pause, State, inherit, open};
 use crate::node_port::token::{Owner, next_listener};
 
 impl Worker {
@@ -53,7 +54,17 @@ impl Worker {
             return;
         };
         let again = pause.until <= self.now;
-        let opened = open(listener.listen.at, listener.listen.only.as_deref()).and_then(|state| {
+        let at = listener.listen.at;
+        let inherited = self.inherited_socket(number);
+        let Some(listener) = self.listeners.get_mut(&number) else {
+            return;
+        };
+        let only = listener.listen.only.as_deref();
+        let opened = match inherited {
+            Some(socket) => inherit(at, only, socket),
+            None => open(at, only),
+        };
+        let opened = opened.and_then(|state| {
             let opened = Listener {
                 listen: listener.listen.clone(),
                 state,
@@ -69,6 +80,8 @@ impl Worker {
         match opened {
             Ok(state) => {
                 listener.state = state;
+                // What came before it was watched is no event.
+                self.ready.push(number);
                 if again {
                     tracing::info!(
                         %service, address = %at.address, protocol = at.protocol.as_str(),
@@ -88,6 +101,45 @@ impl Worker {
                 });
             }
         }
+        self.inherit_flows(number);
+    }
+
+    /// Takes no new flows there. Connections that the kernel has accepted are served.
+    pub(super) fn drain(&mut self, at: ListenAddress) {
+        let Some(&number) = self.numbers.get(&at) else {
+            return;
+        };
+        if at.protocol == Protocol::Udp {
+            self.lingering.insert(number);
+            self.close_lingering(number);
+            return;
+        }
+        while let Some(State::Tcp { ready: true, .. }) =
+            self.listeners.get(&number).map(|listener| &listener.state)
+            && !self.waiting.contains(&number)
+        {
+            self.accept(number);
+        }
+        self.close(at);
+    }
+
+    /// Closes a listener that lingers if no flow answers through it any more.
+    pub(super) fn close_lingering(&mut self, number: u32) {
+        if !self.lingering.contains(&number) {
+            return;
+        }
+        let Some(listener) = self.listeners.get(&number) else {
+            self.lingering.remove(&number);
+            return;
+        };
+        // Each flow has a handle of the socket.
+        if let State::Udp { socket, .. } = &listener.state
+            && Rc::strong_count(socket) > 1
+        {
+            return;
+        }
+        self.lingering.remove(&number);
+        self.close(listener.listen.at);
     }
 
     pub(super) fn close(&mut self, at: ListenAddress) {
@@ -148,6 +200,9 @@ impl Worker {
     }
 
     pub(super) fn take_from(&mut self, number: u32) {
+        if self.lent {
+            return;
+        }
         match self.listeners.get(&number).map(|l| &l.state) {
             Some(State::Tcp { .. }) => self.accept(number),
             Some(State::Udp { .. }) => self.receive(number),

@@ -14,7 +14,7 @@ use mio::Interest;
 use super::Worker;
 use crate::dataplane::{Ending, FlowId, FlowKey, Found, UdpFlow, add, is_icmp};
 use crate::ipvs::{Connection, DropReason, Protocol, RejectReason, Verdict};
-use crate::node_port::flow::Kind;
+use crate::node_port::flow::{Flow, Kind};
 use crate::node_port::listener::State;
 use crate::node_port::relay::Side;
 use crate::node_port::token::Owner;
@@ -176,14 +176,14 @@ impl Worker {
     }
 
     /// Watches the socket of a flow that was just taken in.
-    fn begin(
+    pub(super) fn begin(
         &mut self,
         id: FlowId,
         connection: Connection,
         source: Option<SocketAddr>,
         attempts: u32,
     ) -> Option<FlowId> {
-        let timeout = self.config.udp_timeout;
+        let timeout = self.shared.udp_timeout(&self.config);
         let poll = &self.poll;
         let flow = self.flows.get_mut(id)?;
         flow.connection = Some(connection);
@@ -248,8 +248,24 @@ impl Worker {
         false
     }
 
+    /// Arms the timers of all flows again: their time has become shorter.
+    pub(super) fn hasten_udp(&mut self) {
+        let timeout = self.shared.udp_timeout(&self.config);
+        let deadline = |flow: &Flow| match &flow.kind {
+            Kind::Udp { flow, .. } => Some(flow.deadline(timeout)),
+            Kind::Tcp(_) | Kind::Dialing(_) => None,
+        };
+        let flows = self.flows.iter_mut();
+        let deadlines: Vec<_> = flows
+            .filter_map(|(id, flow)| Some((id, deadline(flow)?)))
+            .collect();
+        for (id, at) in deadlines {
+            self.arm(id, at);
+        }
+    }
+
     pub(super) fn udp_timer(&mut self, id: FlowId) {
-        let timeout = self.config.udp_timeout;
+        let timeout = self.shared.udp_timeout(&self.config);
         let Some(flow) = self.flows.get_mut(id) else {
             return;
         };

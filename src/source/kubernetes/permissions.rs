@@ -66,6 +66,7 @@ pub async fn permissions(
         Resource::services(),
         Resource::endpoint_slices(),
         Resource::node(node_name),
+        Resource::namespaces(),
         Resource::service_cidrs(),
         Resource::network_policies(),
     ];

@@ -1,0 +1,268 @@
+//! Two processes with one device: the former one has flows, the new one reads the queues.
+//!
+//! The former process has told its successor which flows it has ([`HandedFlow`]). A packet
+//! of one of them that the successor reads goes back over a socket for each former worker
+//! (SOCK_SEQPACKET, a packet a message, with its virtio-net header); answers go straight
+//! into the TUN, whose queues both processes have. Over the same socket the former
+//! process tells of flows that have ended, and returns packets that are of none, as the
+//! SYN that starts anew on a tuple whose connection is over. So which of the two has a
+//! tuple is decided in one place, and its packets are not seen in another order.
+//!
+//! No thread: the sockets are watched by the workers ([`super::worker`]).
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use dashmap::DashMap;
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv, send};
+use serde::{Deserialize, Serialize};
+use socket2::{Domain, SockRef, Socket, Type};
+
+use super::flow_table::FlowKey;
+use super::shared::Shared;
+use crate::ipvs::{Connection, Protocol, VirtualAddress};
+
+/// Buffer asked for: as much as sixteen of the largest packets. The kernel cuts it to
+/// net.core.wmem_max.
+const BUFFER: usize = 1 << 20;
+
+/// First byte of a message that tells of the end of flows. No virtio-net header begins
+/// with it: three of the bits of its flags are defined.
+const ENDED: u8 = 0xff;
+
+/// A flow of the former process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandedFlow {
+    protocol: Protocol,
+    client: SocketAddr,
+    virtual_server: SocketAddr,
+    real_server: Option<SocketAddr>,
+    /// Established, as ipvsadm's ActiveConn counts.
+    active: bool,
+    /// The former process's worker that has it.
+    worker: usize,
+}
+
+/// What the former process gives away of its data plane.
+#[derive(Debug)]
+pub struct Suspended {
+    /// The flows it has.
+    pub flows: Vec<HandedFlow>,
+    /// The successor's end of a socket for each worker.
+    pub sockets: Vec<OwnedFd>,
+}
+
+/// The former process, as the workers of its successor see it.
+#[derive(Debug)]
+pub(crate) struct Former {
+    /// Who has which flow, and its count on the real server.
+    flows: DashMap<FlowKey, (usize, Option<Connection>), foldhash::fast::RandomState>,
+    pub(crate) sockets: Vec<OwnedFd>,
+    /// Sockets that are open.
+    open: AtomicUsize,
+}
+
+/// What came of sending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sent {
+    Yes,
+    /// There is no room now.
+    Full,
+    /// Nobody is there any more.
+    Gone,
+}
+
+/// What was received.
+#[derive(Debug)]
+pub(crate) enum Received {
+    /// Bytes of a frame.
+    Frame(usize),
+    /// A flow has ended.
+    Ended(FlowKey),
+    /// Nothing that this version understands.
+    Unknown,
+    Nothing,
+    Gone,
+}
+
+impl HandedFlow {
+    pub(crate) fn new(
+        key: &FlowKey,
+        connection: Option<&Connection>,
+        active: bool,
+        worker: usize,
+    ) -> Self {
+        Self {
+            protocol: key.protocol,
+            client: key.client,
+            virtual_server: key.virtual_server,
+            real_server: connection.map(|connection| connection.real_server().address),
+            active,
+            worker,
+        }
+    }
+}
+
+impl Former {
+    /// Takes in what the former process has told. Flows count on the real servers of
+    /// this process's table.
+    pub(crate) fn new(handed: Suspended, shared: &Shared) -> Self {
+        let flows = DashMap::default();
+        for flow in handed.flows {
+            let key = FlowKey {
+                client: flow.client,
+                virtual_server: flow.virtual_server,
+                protocol: flow.protocol,
+            };
+            let address = VirtualAddress {
+                ip: flow.virtual_server.ip(),
+                port: flow.virtual_server.port(),
+                protocol: flow.protocol,
+            };
+            let connection = flow
+                .real_server
+                .and_then(|real_server| shared.table.adopt(address, real_server, flow.active));
+            // One that names a worker which is not there could not be sent to.
+            if flow.worker < handed.sockets.len() {
+                flows.insert(key, (flow.worker, connection));
+            }
+        }
+        Self {
+            flows,
+            open: AtomicUsize::new(handed.sockets.len()),
+            sockets: handed.sockets,
+        }
+    }
+
+    /// The former worker that has this flow.
+    pub(crate) fn worker_of(&self, key: &FlowKey) -> Option<usize> {
+        self.flows.get(key).map(|entry| entry.0)
+    }
+
+    pub(crate) fn forget(&self, key: &FlowKey) {
+        self.flows.remove(key);
+    }
+
+    /// One of the sockets is closed. True for the last of them.
+    pub(crate) fn closed(&self) -> bool {
+        let last = self.open.fetch_sub(1, Ordering::Relaxed) == 1;
+        if last {
+            self.flows.clear();
+        }
+        last
+    }
+
+    /// Its flows, as flows of this process's worker `worker`, for a third one.
+    pub(crate) fn handed(&self, worker: usize) -> Vec<HandedFlow> {
+        let handed = self.flows.iter();
+        handed
+            .map(|entry| HandedFlow::new(entry.key(), entry.value().1.as_ref(), true, worker))
+            .collect()
+    }
+}
+
+/// A socket for packets and what is told of them: ours, and the one to give away.
+pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let kind = Type::SEQPACKET.nonblocking().cloexec();
+    let (ours, theirs) = Socket::pair(Domain::UNIX, kind, None)?;
+    for socket in [&ours, &theirs] {
+        // Less room is no reason to fail: what does not fit waits or is sent again.
+        let _ = SockRef::from(socket).set_send_buffer_size(BUFFER);
+    }
+    Ok((ours.into(), theirs.into()))
+}
+
+/// Sends one frame.
+pub(crate) fn send_frame(socket: &OwnedFd, frame: &[u8]) -> Sent {
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    match send(socket.as_raw_fd(), frame, flags) {
+        Ok(_) => Sent::Yes,
+        Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM | Errno::EMSGSIZE | Errno::EINTR) => {
+            Sent::Full
+        }
+        Err(_) => Sent::Gone,
+    }
+}
+
+/// Tells that a flow has ended. If it is not heard, packets of the tuple come back here
+/// and are returned.
+pub(crate) fn send_ended(socket: &OwnedFd, key: &FlowKey) {
+    let mut message = vec![ENDED];
+    let told = (key.protocol, key.client, key.virtual_server);
+    if serde_json::to_writer(&mut message, &told).is_ok() {
+        let _ = send_frame(socket, &message);
+    }
+}
+
+/// Receives one message.
+pub(crate) fn receive(socket: &OwnedFd, room: &mut [u8]) -> Received {
+    let len = match recv(socket.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT) {
+        Ok(0) => return Received::Gone,
+        Ok(len) => len,
+        Err(Errno::EAGAIN | Errno::EINTR) => return Received::Nothing,
+        Err(_) => return Received::Gone,
+    };
+    let Some((&ENDED, told)) = room[..len].split_first() else {
+        return Received::Frame(len);
+    };
+    match serde_json::from_slice(told) {
+        Ok((protocol, client, virtual_server)) => Received::Ended(FlowKey {
+            client,
+            virtual_server,
+            protocol,
+        }),
+        Err(_) => Received::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_and_ends_arrive_as_they_were_sent() {
+        let (here, there) = pair().unwrap();
+        let key = FlowKey {
+            client: "[fd00::7]:40000".parse().unwrap(),
+            virtual_server: "[fd00::3]:443".parse().unwrap(),
+            protocol: Protocol::Tcp,
+        };
+        let frame = vec![7; 60_000];
+        assert_eq!(send_frame(&here, &frame), Sent::Yes);
+        send_ended(&here, &key);
+        let mut room = vec![0; 70_000];
+        assert!(matches!(
+            receive(&there, &mut room),
+            Received::Frame(60_000)
+        ));
+        assert!(room[..60_000] == frame);
+        assert!(matches!(receive(&there, &mut room), Received::Ended(its) if its == key));
+        assert!(matches!(receive(&there, &mut room), Received::Nothing));
+        assert_eq!(send_frame(&here, &[ENDED, b'x']), Sent::Yes);
+        assert!(matches!(receive(&there, &mut room), Received::Unknown));
+        drop(there);
+        assert_eq!(send_frame(&here, &frame), Sent::Gone);
+        assert!(matches!(receive(&here, &mut room), Received::Gone));
+    }
+
+    #[test]
+    fn a_full_socket_says_so() {
+        let (here, there) = pair().unwrap();
+        let frame = vec![7; 60_000];
+        let sent = (0..1000).take_while(|_| send_frame(&here, &frame) == Sent::Yes);
+        let sent = sent.count();
+        assert!((1..1000).contains(&sent), "{sent}");
+        assert_eq!(send_frame(&here, &frame), Sent::Full);
+        let mut room = vec![0; 70_000];
+        for _ in 0..sent {
+            assert!(matches!(
+                receive(&there, &mut room),
+                Received::Frame(60_000)
+            ));
+        }
+        assert_eq!(send_frame(&here, &frame), Sent::Yes);
+    }
+}

@@ -1,0 +1,39 @@
+//! What changes for flows that are open: settings, and real servers that retire.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Kind, Worker};
+use crate::dataplane::DataplaneConfig;
+use crate::dataplane::dialer::Dialer;
+use crate::dataplane::ending::Ending;
+use crate::dataplane::flow_table::FlowId;
+
+impl Worker {
+    /// Follows other settings from now on. Every flow has a look at its time.
+    pub(super) fn configure(&mut self, config: Arc<DataplaneConfig>) {
+        if config.masquerade != self.config.masquerade {
+            self.dialer = Dialer::new(config.masquerade.clone());
+        }
+        self.config = config;
+        self.now = Instant::now();
+        let all: Vec<FlowId> = self.flows.iter_mut().map(|(id, _)| id).collect();
+        for id in all {
+            self.mark(id);
+            self.udp_timer(id);
+        }
+    }
+
+    /// Ends UDP flows whose real server no longer serves.
+    pub(super) fn sweep(&mut self) {
+        let retired: Vec<FlowId> = self
+            .flows
+            .iter_mut()
+            .filter(|(_, flow)| matches!(flow.kind, Kind::Udp(_)) && flow.is_retired())
+            .map(|(id, _)| id)
+            .collect();
+        for id in retired {
+            self.finish(id, Ending::EndpointRemoved);
+        }
+    }
+}

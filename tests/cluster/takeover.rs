@@ -1,0 +1,609 @@
+//! `run --takeover`: one proxy goes, the next one comes, and nobody notices.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use kube_tun_proxy::admin::api::{self, Flows};
+use kube_tun_proxy::admin::client::ask;
+use kube_tun_proxy::lab::servers::{Fnv1a, Server, Tcp, Udp, pattern};
+use kube_tun_proxy::lab::{ClusterBuilder, Namespace, ProxyOptions, ProxyProcess, TempDir, client};
+use libtest_mimic::{Failed, Trial};
+use nix::sys::signal::Signal;
+
+use crate::node_port_stage::{PORT, Stage, eventually, is_reset, web};
+use crate::world::{BINARY, LIMIT, Trials, joined};
+
+/// The cluster IP of [`web`] and its port.
+const VIP: ([u8; 4], u16) = ([10, 0, 9, 84], 80);
+
+/// How long a transfer may stand still.
+const STILL: Duration = Duration::from_secs(15);
+
+pub(crate) fn trials() -> Vec<Trial> {
+    Trials::of("takeover")
+        .one("two_hundred_connections_go_on", under_load)
+        .one("a_device_with_other_workers_is_taken_over", other_workers)
+        .one("twice_in_a_row", twice)
+        .one("nobody_to_take_over_from", nobody)
+        .one("the_new_process_fails_before_it_reads", new_fails)
+        .one("the_new_process_is_killed_afterwards", new_killed)
+        .one("the_old_process_is_killed_afterwards", old_killed)
+        .one("one_hand_over_at_a_time", one_at_a_time)
+        .one("schedulers_go_on_where_they_were", schedulers)
+        .one("a_tuple_is_used_again", tuple_again)
+        .done()
+}
+
+/// A stage, and where its proxies are asked.
+struct Scene {
+    /// Former ones; the latest is the stage's.
+    former: Vec<ProxyProcess>,
+    stage: Stage,
+    socket: PathBuf,
+    _servers: Vec<Server>,
+    _directory: TempDir,
+}
+
+impl Scene {
+    fn new(pods: &[&str], tcp: &Tcp, arguments: &[&str]) -> Result<Self, Failed> {
+        let directory = TempDir::new()?;
+        let socket = directory.path().join("admin.sock");
+        let cluster = ClusterBuilder::seed().build()?;
+        let mut servers = Vec::new();
+        for name in pods {
+            let pod = cluster.pod(name);
+            let tcp = if matches!(tcp, Tcp::Who(_)) {
+                Tcp::Who((*name).to_owned())
+            } else {
+                tcp.clone()
+            };
+            servers.push(pod.serve_tcp(80, tcp)?);
+            servers.push(pod.serve_udp(80, Udp::Who((*name).to_owned()))?);
+        }
+        let service = web(&cluster, pods);
+        let mut all = vec!["--workers", "2"];
+        all.extend(arguments);
+        let mut stage = Stage::start(cluster, &[service], &[])?;
+        stage.proxy.kill()?;
+        let mut scene = Self {
+            former: Vec::new(),
+            stage,
+            socket,
+            _servers: servers,
+            _directory: directory,
+        };
+        let first = scene.options(&all);
+        scene.stage.proxy = ProxyProcess::start(scene.stage.master(), Path::new(BINARY), &first)?;
+        Ok(scene)
+    }
+
+    fn options(&self, arguments: &[&str]) -> ProxyOptions {
+        let cidrs = [
+            self.stage.cluster.service_cidr().into(),
+            self.stage.cluster.service_cidr6().into(),
+        ];
+        let options = ProxyOptions::new(self.stage.manifests.path(), &cidrs)
+            .admin_socket(&self.socket)
+            .environment("RUST_LOG", "info");
+        arguments.iter().fold(options, ProxyOptions::argument)
+    }
+
+    fn spawn(&self, arguments: &[&str]) -> Result<ProxyProcess, Failed> {
+        let mut all = vec!["--takeover"];
+        all.extend(arguments);
+        let options = self.options(&all);
+        Ok(ProxyProcess::spawn(
+            self.stage.master(),
+            Path::new(BINARY),
+            &options,
+        )?)
+    }
+
+    /// A new process takes over; returns when it has.
+    fn take_over(&mut self, arguments: &[&str]) -> Result<(), Failed> {
+        let new = self.spawn(arguments)?;
+        if new.wait_for_log("taken over: ", LIMIT).is_none() {
+            let old = self.stage.proxy.log();
+            return Err(format!("not taken over:\n{}\nthe old one:\n{old}", new.log()).into());
+        }
+        new.wait_until_ready()?;
+        self.former
+            .push(std::mem::replace(&mut self.stage.proxy, new));
+        Ok(())
+    }
+
+    fn vip() -> SocketAddr {
+        VIP.into()
+    }
+
+    fn pod(&self) -> &Namespace {
+        self.stage.cluster.pod("client").namespace()
+    }
+
+    fn flows(&self) -> Result<usize, Failed> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let flows: Flows = runtime.block_on(ask(&self.socket, api::FLOWS))?;
+        Ok(flows.flows.len())
+    }
+}
+
+/// A connection that carries bytes both ways all the time until it is told to finish.
+struct Transfer {
+    writer: JoinHandle<Result<(u64, String), String>>,
+    reader: JoinHandle<Result<(u64, String), String>>,
+}
+
+impl Transfer {
+    fn start(stream: TcpStream, finish: &Arc<AtomicBool>) -> Result<Self, Failed> {
+        stream.set_read_timeout(Some(STILL))?;
+        stream.set_write_timeout(Some(STILL))?;
+        let (mut to, mut from) = (stream.try_clone()?, stream);
+        let finish = Arc::clone(finish);
+        let writer = thread::Builder::new()
+            .stack_size(128 << 10)
+            .spawn(move || {
+                let mut chunk = vec![0; 4 << 10];
+                let (mut sent, mut digest) = (0, Fnv1a::default());
+                while !finish.load(Ordering::Relaxed) {
+                    pattern(sent, &mut chunk);
+                    to.write_all(&chunk)
+                        .map_err(|error| format!("write: {error}"))?;
+                    digest.update(&chunk);
+                    sent += chunk.len() as u64;
+                    thread::sleep(Duration::from_millis(40));
+                }
+                to.shutdown(Shutdown::Write)
+                    .map_err(|error| format!("shutdown: {error}"))?;
+                Ok((sent, digest.to_string()))
+            })?;
+        let reader = thread::Builder::new()
+            .stack_size(128 << 10)
+            .spawn(move || {
+                let mut room = vec![0; 16 << 10];
+                let (mut received, mut digest) = (0, Fnv1a::default());
+                loop {
+                    match from.read(&mut room) {
+                        Ok(0) => return Ok((received, digest.to_string())),
+                        Ok(count) => {
+                            digest.update(&room[..count]);
+                            received += count as u64;
+                        }
+                        Err(error) => return Err(format!("read after {received}: {error}")),
+                    }
+                }
+            })?;
+        Ok(Self { writer, reader })
+    }
+
+    fn end(self) -> Result<(), Failed> {
+        let sent = joined(self.writer)?;
+        let received = joined(self.reader)?;
+        assert_eq!(sent, received);
+        assert!(sent.0 > 0);
+        Ok(())
+    }
+}
+
+/// New connections, one after the other, until told to finish. Returns how many.
+fn newcomers(
+    from: &Namespace,
+    to: SocketAddr,
+    finish: &Arc<AtomicBool>,
+) -> JoinHandle<Result<usize, String>> {
+    let (from, finish) = (from.clone(), Arc::clone(finish));
+    thread::spawn(move || {
+        let mut count = 0;
+        while !finish.load(Ordering::Relaxed) {
+            let ping = || {
+                let mut stream = client::connect(&from, to, LIMIT)?;
+                stream.write_all(b"ping")?;
+                stream.read_exact(&mut [0; 4])
+            };
+            ping().map_err(|error| format!("connection {count} to {to}: {error}"))?;
+            count += 1;
+        }
+        Ok(count)
+    })
+}
+
+/// Asks over one socket until told to finish; all answers come from one real server. A
+/// datagram may get lost, but not its repetition.
+fn conversation(
+    from: &Namespace,
+    to: SocketAddr,
+    finish: &Arc<AtomicBool>,
+) -> Result<JoinHandle<Result<usize, String>>, Failed> {
+    let socket = client::udp_socket(from, to, Duration::from_millis(500))?;
+    let first = answer(&socket)?;
+    let finish = Arc::clone(finish);
+    Ok(thread::spawn(move || {
+        let mut count = 0;
+        while !finish.load(Ordering::Relaxed) {
+            let next = answer(&socket).or_else(|_| answer(&socket));
+            let next = next.map_err(|error| format!("question {count} to {to}: {error:?}"))?;
+            if next != first {
+                return Err(format!("{next} answered and not {first}"));
+            }
+            count += 1;
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(count)
+    }))
+}
+
+fn answer(socket: &UdpSocket) -> Result<String, Failed> {
+    socket.send(b"who\n")?;
+    let mut room = [0; 200];
+    let len = socket.recv(&mut room)?;
+    Ok(String::from_utf8_lossy(&room[..len]).into_owned())
+}
+
+/// Connections through the TUN and through node ports, from the node, a pod and outside,
+/// all in mid-transfer; conversations by UDP; and new connections all the time.
+fn under_load() -> Result<(), Failed> {
+    let mut scene = Scene::new(&["pod-5", "pod-6"], &Tcp::Echo, &["--drain-timeout", "60s"])?;
+    let finish = Arc::new(AtomicBool::new(false));
+    let outside = scene.stage.cluster.outside().clone();
+    let (pod, master) = (scene.pod().clone(), scene.stage.master().clone());
+    let (vip, node_port) = (Scene::vip(), scene.stage.at(PORT));
+    let mut transfers = Vec::new();
+    for number in 0..200 {
+        let (from, to) = match number % 4 {
+            0 => (&outside, node_port),
+            1 => (&master, vip),
+            _ => (&pod, vip),
+        };
+        let stream = client::connect(from, to, LIMIT)?;
+        transfers.push(Transfer::start(stream, &finish)?);
+    }
+    let conversations = [
+        conversation(&pod, vip, &finish)?,
+        conversation(&master, vip, &finish)?,
+        conversation(&outside, node_port, &finish)?,
+    ];
+    let newcomers = [
+        newcomers(&pod, vip, &finish),
+        newcomers(&master, vip, &finish),
+        newcomers(&outside, node_port, &finish),
+    ];
+    let health = health_all_the_time(&scene, &finish);
+    scene.take_over(&["--workers", "2", "--drain-timeout", "60s"])?;
+    // Long enough for every connection to be heard of again.
+    thread::sleep(Duration::from_secs(2));
+    assert_eq!(scene.former[0].status(), None, "{}", scene.former[0].log());
+    finish.store(true, Ordering::Relaxed);
+    for one in newcomers {
+        assert!(joined(one)? > 10);
+    }
+    for one in conversations {
+        assert!(joined(one)? > 10);
+    }
+    assert!(joined(health)? > 0);
+    transfers.into_iter().try_for_each(Transfer::end)?;
+    let old = &scene.former[0];
+    // Nothing holds the old one but the conversations through the TUN, which have no end.
+    old.signal(Signal::SIGTERM)?;
+    let status = old.wait(LIMIT).ok_or("the old one runs")?;
+    assert_eq!(status.code(), Some(0), "{}", old.log());
+    // And device, routes, admin socket are the new one's.
+    let (from, to) = (scene.pod(), Scene::vip());
+    client::connect(from, to, LIMIT)?;
+    client::connect(scene.stage.cluster.outside(), node_port, LIMIT)?;
+    scene.flows()?;
+    Ok(())
+}
+
+/// Never refused and never unready, whoever of the two answers.
+fn health_all_the_time(
+    scene: &Scene,
+    finish: &Arc<AtomicBool>,
+) -> JoinHandle<Result<usize, String>> {
+    let (from, finish) = (scene.stage.master().clone(), Arc::clone(finish));
+    let to = scene.stage.proxy.healthz();
+    thread::spawn(move || {
+        let mut count = 0;
+        while !finish.load(Ordering::Relaxed) {
+            let ask = || client::http_get(&from, to, "/readyz", LIMIT);
+            // One that the old process has accepted and not read yet is cut: no refusal,
+            // but an answer without a word. It is asked again, and then must be answered.
+            let asked = match ask() {
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Err(error),
+                Err(_) => ask(),
+                answered => answered,
+            };
+            let (status, body) = asked.map_err(|error| format!("/readyz: {error}"))?;
+            if status != 200 {
+                return Err(format!("/readyz: {status} {body}"));
+            }
+            count += 1;
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(count)
+    })
+}
+
+fn some_transfers(scene: &Scene, finish: &Arc<AtomicBool>) -> Result<Vec<Transfer>, Failed> {
+    (0..12)
+        .map(|_| Transfer::start(client::connect(scene.pod(), Scene::vip(), LIMIT)?, finish))
+        .collect()
+}
+
+fn pinged(scene: &Scene) -> Result<(), Failed> {
+    for (from, to) in [
+        (scene.pod(), Scene::vip()),
+        (scene.stage.cluster.outside(), scene.stage.at(PORT)),
+    ] {
+        let mut stream = client::connect(from, to, LIMIT)?;
+        stream.write_all(b"ping")?;
+        stream.read_exact(&mut [0; 4])?;
+    }
+    Ok(())
+}
+
+/// More workers than before, and then fewer.
+fn other_workers() -> Result<(), Failed> {
+    let mut scene = Scene::new(&["pod-5"], &Tcp::Echo, &[])?;
+    let finish = Arc::new(AtomicBool::new(false));
+    let mut transfers = some_transfers(&scene, &finish)?;
+    for workers in ["4", "1", "3"] {
+        scene.take_over(&["--workers", workers])?;
+        pinged(&scene)?;
+        transfers.extend(some_transfers(&scene, &finish)?);
+    }
+    thread::sleep(Duration::from_millis(300));
+    finish.store(true, Ordering::Relaxed);
+    transfers.into_iter().try_for_each(Transfer::end)
+}
+
+/// The third process reads for the first: its packets go through the second.
+fn twice() -> Result<(), Failed> {
+    let mut scene = Scene::new(&["pod-5"], &Tcp::Echo, &["--drain-timeout", "60s"])?;
+    let finish = Arc::new(AtomicBool::new(false));
+    let first = some_transfers(&scene, &finish)?;
+    scene.take_over(&["--workers", "2", "--drain-timeout", "60s"])?;
+    let second = some_transfers(&scene, &finish)?;
+    scene.take_over(&["--workers", "2", "--drain-timeout", "60s"])?;
+    let third = some_transfers(&scene, &finish)?;
+    thread::sleep(Duration::from_millis(500));
+    pinged(&scene)?;
+    assert!(scene.former.iter().all(|old| old.status().is_none()));
+    finish.store(true, Ordering::Relaxed);
+    for transfer in first.into_iter().chain(second).chain(third) {
+        transfer.end()?;
+    }
+    // Each ends with its last flow.
+    for old in &scene.former {
+        let status = old
+            .wait(LIMIT)
+            .ok_or_else(|| format!("it runs:\n{}", old.log()))?;
+        assert_eq!(status.code(), Some(0), "{}", old.log());
+    }
+    pinged(&scene)
+}
+
+/// Then it is an ordinary start.
+fn nobody() -> Result<(), Failed> {
+    let mut scene = Scene::new(&["pod-5"], &Tcp::Echo, &[])?;
+    scene.stage.proxy.kill()?;
+    let new = scene.spawn(&[])?;
+    new.wait_until_ready()?;
+    assert!(new.log().contains("no proxy runs"), "{}", new.log());
+    scene.stage.proxy = new;
+    pinged(&scene)
+}
+
+/// The new process is stopped when it has got the flows and before it says that it
+/// reads: here by being told so.
+fn new_fails() -> Result<(), Failed> {
+    let scene = Scene::new(&["pod-5"], &Tcp::Echo, &[])?;
+    let finish = Arc::new(AtomicBool::new(false));
+    let transfers = some_transfers(&scene, &finish)?;
+    let newcomers = newcomers(scene.pod(), Scene::vip(), &finish);
+    let mut new = impostor::connect(&scene.socket)?;
+    impostor::say(&mut new, r#"{"protocol":1,"version":"trial","pid":1}"#)?;
+    assert!(impostor::hear(&mut new)?.contains("Offer"));
+    impostor::say(&mut new, r#""Take""#)?;
+    assert!(impostor::hear(&mut new)?.contains("flows"));
+    // It has the queues now, and dies.
+    drop(new);
+    let failed = scene
+        .stage
+        .proxy
+        .wait_for_log("the hand-over has failed", LIMIT);
+    assert!(failed.is_some(), "{}", scene.stage.proxy.log());
+    pinged(&scene)?;
+    // One that never comes back to take.
+    let mut new = impostor::connect(&scene.socket)?;
+    impostor::say(&mut new, r#"{"protocol":1,"version":"trial","pid":1}"#)?;
+    assert!(impostor::hear(&mut new)?.contains("Offer"));
+    drop(new);
+    let failed = scene
+        .stage
+        .proxy
+        .wait_for_log("the new process has failed", LIMIT);
+    assert!(failed.is_some(), "{}", scene.stage.proxy.log());
+    // One of another version.
+    let mut new = impostor::connect(&scene.socket)?;
+    impostor::say(&mut new, r#"{"protocol":99,"version":"trial","pid":1}"#)?;
+    let answer = impostor::hear(&mut new)?;
+    assert!(
+        answer.contains("Refused") && answer.contains("protocol"),
+        "{answer}"
+    );
+    pinged(&scene)?;
+    finish.store(true, Ordering::Relaxed);
+    assert!(joined(newcomers)? > 0);
+    transfers.into_iter().try_for_each(Transfer::end)
+}
+
+/// The old one serves the flows it has to their end.
+fn new_killed() -> Result<(), Failed> {
+    let mut scene = Scene::new(&["pod-5"], &Tcp::Echo, &["--drain-timeout", "60s"])?;
+    let finish = Arc::new(AtomicBool::new(false));
+    let transfers = some_transfers(&scene, &finish)?;
+    scene.take_over(&[])?;
+    thread::sleep(Duration::from_millis(300));
+    scene.stage.proxy.kill()?;
+    let old = &scene.former[0];
+    assert!(old.wait_for_log("the new process is gone", LIMIT).is_some());
+    thread::sleep(Duration::from_millis(500));
+    finish.store(true, Ordering::Relaxed);
+    transfers.into_iter().try_for_each(Transfer::end)?;
+    let status = old.wait(LIMIT).ok_or("it runs")?;
+    assert_eq!(status.code(), Some(0), "{}", old.log());
+    Ok(())
+}
+
+/// Its flows are lost, and nothing else is.
+fn old_killed() -> Result<(), Failed> {
+    let mut scene = Scene::new(&["pod-5"], &Tcp::Echo, &["--drain-timeout", "60s"])?;
+    let mut lost = client::connect(scene.pod(), Scene::vip(), LIMIT)?;
+    lost.write_all(b"ping")?;
+    lost.read_exact(&mut [0; 4])?;
+    scene.take_over(&[])?;
+    let finish = Arc::new(AtomicBool::new(false));
+    let transfers = some_transfers(&scene, &finish)?;
+    lost.write_all(b"ping")?;
+    lost.read_exact(&mut [0; 4])?;
+    scene.former[0].kill()?;
+    let noticed = scene
+        .stage
+        .proxy
+        .wait_for_log("the former process has ended", LIMIT);
+    assert!(noticed.is_some(), "{}", scene.stage.proxy.log());
+    // Its last ACK may have been answered with RST already.
+    let written = lost.write_all(b"ping").map(|()| lost);
+    assert!(is_reset(written));
+    pinged(&scene)?;
+    finish.store(true, Ordering::Relaxed);
+    transfers.into_iter().try_for_each(Transfer::end)
+}
+
+/// While one new process is being programmed a second one is refused, and one that asks
+/// a proxy which ends as well.
+fn one_at_a_time() -> Result<(), Failed> {
+    let scene = Scene::new(&["pod-5"], &Tcp::Echo, &["--drain-timeout", "60s"])?;
+    let mut first = impostor::connect(&scene.socket)?;
+    impostor::say(&mut first, r#"{"protocol":1,"version":"trial","pid":1}"#)?;
+    assert!(impostor::hear(&mut first)?.contains("Offer"));
+    let second = scene.spawn(&[])?;
+    let status = second.wait(LIMIT).ok_or("it runs")?;
+    assert_eq!(status.code(), Some(1));
+    assert!(second.log().contains("refuses"), "{}", second.log());
+    drop(first);
+    let mut held = client::connect(scene.pod(), Scene::vip(), LIMIT)?;
+    held.write_all(b"ping")?;
+    held.read_exact(&mut [0; 4])?;
+    scene.stage.proxy.signal(Signal::SIGTERM)?;
+    assert!(
+        scene
+            .stage
+            .proxy
+            .wait_for_log("flows drain", LIMIT)
+            .is_some()
+    );
+    let third = scene.spawn(&[])?;
+    let status = third.wait(LIMIT).ok_or("it runs")?;
+    assert_eq!(status.code(), Some(1));
+    assert!(third.log().contains("about to end"), "{}", third.log());
+    assert!(scene.socket.exists());
+    Ok(())
+}
+
+/// A rotation over three goes on with the one whose turn it is.
+fn schedulers() -> Result<(), Failed> {
+    let pods = ["pod-5", "pod-6", "pod-7"];
+    let mut scene = Scene::new(&pods, &Tcp::Who(String::new()), &[])?;
+    let mut seen = Vec::new();
+    for turn in 0..12 {
+        if turn % 4 == 1 {
+            scene.take_over(&[])?;
+        }
+        seen.push(client::who(scene.pod(), Scene::vip(), LIMIT)?.name);
+    }
+    for turn in 3..12 {
+        assert_eq!(seen[turn], seen[turn - 3], "{seen:?}");
+    }
+    assert_ne!(seen[0], seen[1], "{seen:?}");
+    assert_ne!(seen[1], seen[2], "{seen:?}");
+    Ok(())
+}
+
+/// Reset by the client through the old process, and opened again from the same port.
+fn tuple_again() -> Result<(), Failed> {
+    let mut scene = Scene::new(&["pod-5"], &Tcp::Echo, &["--drain-timeout", "60s"])?;
+    let held = client::connect(scene.pod(), Scene::vip(), LIMIT)?;
+    let connect = || super::sockets::connect_from_port(scene.pod(), 45_454, Scene::vip(), LIMIT);
+    let mut stream = connect()?;
+    stream.write_all(b"ping")?;
+    stream.read_exact(&mut [0; 4])?;
+    scene.take_over(&[])?;
+    for _ in 0..3 {
+        stream.write_all(b"ping")?;
+        stream.read_exact(&mut [0; 4])?;
+        // Without RST the port would be in TIME_WAIT at the client's own kernel.
+        super::sockets::reset(stream)?;
+        let connect =
+            || super::sockets::connect_from_port(scene.pod(), 45_454, Scene::vip(), LIMIT);
+        stream = eventually(connect, Result::is_ok)??;
+    }
+    stream.write_all(b"ping")?;
+    stream.read_exact(&mut [0; 4])?;
+    drop(held);
+    Ok(())
+}
+
+/// A new process as far as its words go.
+mod impostor {
+    use std::io::{self, Read, Write};
+    use std::os::unix::net::UnixStream;
+    use std::path::Path;
+
+    pub(super) fn connect(path: &Path) -> io::Result<UnixStream> {
+        let mut stream = UnixStream::connect(path)?;
+        stream.set_read_timeout(Some(super::LIMIT))?;
+        stream.write_all(
+            b"GET /takeover HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
+              Upgrade: kube-tun-proxy-takeover\r\n\r\n",
+        )?;
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte)?;
+            head.extend(byte);
+        }
+        assert!(
+            head.starts_with(b"HTTP/1.1 101"),
+            "{}",
+            String::from_utf8_lossy(&head)
+        );
+        Ok(stream)
+    }
+
+    pub(super) fn say(stream: &mut UnixStream, document: &str) -> io::Result<()> {
+        let length = u32::try_from(document.len()).map_err(io::Error::other)?;
+        stream.write_all(&length.to_le_bytes())?;
+        stream.write_all(&[0; 4])?;
+        stream.write_all(document.as_bytes())
+    }
+
+    /// The descriptors that come with it are closed by the kernel, since nothing takes
+    /// them.
+    pub(super) fn hear(stream: &mut UnixStream) -> io::Result<String> {
+        let mut head = [0; 8];
+        stream.read_exact(&mut head)?;
+        let [a, b, c, d, e, f, g, h] = head;
+        let mut document = vec![0; u32::from_le_bytes([a, b, c, d]) as usize];
+        stream.read_exact(&mut document)?;
+        let descriptors = u32::from_le_bytes([e, f, g, h]) as usize;
+        stream.read_exact(&mut vec![0; descriptors.div_ceil(253)])?;
+        String::from_utf8(document).map_err(io::Error::other)
+    }
+}
