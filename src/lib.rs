@@ -19,6 +19,7 @@
 //! | [`packet`] | packets as checked views and as bytes to send; pure |
 //! | [`tun`] | the device: queues, virtio-net header, address and routes |
 //! | [`admin`] | what the proxy tells about itself |
+//! | [`capture`] | packets of flows, from both sides, as pcapng |
 //! | [`lab`] | clusters of network namespaces, for the demo and the tests |
 //!
 //! An object goes from [`source`] through [`service`] into [`ipvs::Table`], which
