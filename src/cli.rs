@@ -55,12 +55,15 @@ enum Command {
     /// where a client reaches an address of this node; the real server's side where it
     /// leaves and enters this node. Needs CAP_NET_RAW and the proxy's admin socket.
     ///
-    /// The proxy is asked for its flows every second, and sooner when a client opens
-    /// one. A packet waits up to 2.5 s to be known. What can be missing: the real
-    /// server's side of a flow that ended before the proxy listed it (the client's
-    /// side is there, with "real server not known", unless --real-server is given);
-    /// attempts at real servers that refused; fragments after a datagram's first; and
-    /// what the kernel or a full buffer of 32 MiB dropped, which is told at the end.
+    /// The proxy is asked for its flows every second, and sooner when a client opens one;
+    /// a packet waits up to 2.5 s to be known. A TCP flow that was over before the proxy
+    /// listed it is put together from the order of its packets, and its real server marked
+    /// "(by time)".
+    ///
+    /// What can be missing: the real server's side of such a flow if several opened at
+    /// once, or with --real-server (then its client's side too); real servers tried in
+    /// vain; all but the first fragment of a datagram; and what the kernel dropped, or
+    /// the buffer of 32 MiB for waiting packets, which is told at the end.
     Capture(capture::CaptureArgs),
     /// Tell what this node has and lacks: a line for each thing, with what mends it
     ///

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::known::{KnownFlows, ListedFlow, Pair, Side};
+use super::known::{Found, KnownFlows, ListedFlow, Pair, Side};
 use super::scope::{Ends, Scope};
 use super::socket::Received;
 use crate::packet::protocol;
@@ -21,6 +21,9 @@ const MAX_BYTES: usize = 32 << 20;
 
 /// What a waiting packet takes beside its bytes.
 const OVERHEAD: usize = size_of::<Held>();
+
+/// Packets that are looked at, from a client's SYN on, for the answer to it.
+const UNTIL_ANSWERED: usize = 4096;
 
 /// Who opens flows that are wanted.
 type WantedClient = Box<dyn Fn(SocketAddr) -> bool + Send>;
@@ -59,7 +62,7 @@ struct Held {
     ends: Ends,
     /// What it must be if it is of a wanted flow, by its addresses.
     guess: Option<(Side, Pair)>,
-    flow: Option<(Arc<ListedFlow>, Side)>,
+    flow: Option<Found>,
     since: Instant,
 }
 
@@ -149,8 +152,12 @@ impl Hold {
             if !(settled || waited || crowded || self.ripe_at_once) {
                 return None;
             }
-            let held = self.queue.pop_front()?;
+            let mut held = self.queue.pop_front()?;
             self.bytes -= held.bytes.len() + OVERHEAD;
+            if !settled && !crowded {
+                self.put_together(now, &held);
+                self.recognise(&mut held);
+            }
             if crowded && !settled && !waited {
                 self.crowded_out += 1;
             } else if let Some(told) = self.tell(held) {
@@ -172,20 +179,81 @@ impl Hold {
 
     fn recognise(&self, held: &mut Held) {
         for pair in held.ends.pairs() {
-            if let Some((flow, side)) = self.known.find(&pair, held.ends.opens)
+            if let Some(found) = self.known.find(&pair, held.ends.opens)
                 && self
                     .scope
-                    .is_its_place(held.received.interface, side, &pair)
+                    .is_its_place(held.received.interface, found.side, &pair)
             {
-                held.flow = Some((Arc::clone(flow), side));
+                held.flow = Some(found);
                 return;
             }
         }
     }
 
+    /// Finds the real server's side of a connection that ended before the proxy told of
+    /// it. The proxy answers a client when a real server has answered; so between the
+    /// client's SYN, `opening`, and the answer to it stands the opening of that side, and
+    /// if there is one only that nobody else has, it is that.
+    fn put_together(&mut self, now: Instant, opening: &Held) {
+        let Some((Side::Client, client)) = opening.guess else {
+            return;
+        };
+        // Otherwise only some of the real servers are looked at.
+        let all = self.without_real_server;
+        if !all || !opening.ends.opens {
+            return;
+        }
+        let Some(service) = self.scope.service(&client) else {
+            return;
+        };
+        let (mut opened, mut accepted) = (Vec::new(), Vec::new());
+        let mut answer = None;
+        for (at, held) in self.queue.iter().take(UNTIL_ANSWERED).enumerate() {
+            match held.guess {
+                Some((Side::Client, pair)) if pair == client && held.ends.accepts => {
+                    answer = Some(at);
+                    break;
+                }
+                Some((Side::Server, pair))
+                    if held.flow.is_none() && self.scope.is_real_server_of(&pair, service) =>
+                {
+                    if held.ends.opens {
+                        opened.push(pair);
+                    } else if held.ends.accepts
+                        && opened.contains(&pair)
+                        && !accepted.contains(&pair)
+                    {
+                        accepted.push(pair);
+                    }
+                }
+                _ => {}
+            }
+        }
+        let (Some(answer), [server]) = (answer, &accepted[..]) else {
+            return;
+        };
+        let flow = ListedFlow {
+            protocol: client.protocol,
+            client: client.opener,
+            virtual_address: client.server,
+            real_server: Some(server.server),
+            source: Some(server.opener),
+            service: service.to_owned(),
+        };
+        self.known.add_by_time(now, flow);
+        // Now, before the proxy says that there is no such flow any more.
+        let mut queue = std::mem::take(&mut self.queue);
+        for held in queue.iter_mut().take(answer + 1) {
+            if !held.is_settled() {
+                self.recognise(held);
+            }
+        }
+        self.queue = queue;
+    }
+
     fn tell(&self, held: Held) -> Option<Told> {
         let (comment, listed) = match (&held.flow, &held.guess) {
-            (Some((flow, side)), _) => (comment(flow, *side), true),
+            (Some(found), _) => (comment(found), !found.by_time),
             (None, Some((Side::Client, pair))) if self.without_real_server => {
                 let flow = ListedFlow {
                     protocol: pair.protocol,
@@ -195,7 +263,12 @@ impl Hold {
                     source: None,
                     service: self.scope.service(pair)?.to_owned(),
                 };
-                (comment(&flow, Side::Client), false)
+                let found = Found {
+                    flow: Arc::new(flow),
+                    side: Side::Client,
+                    by_time: false,
+                };
+                (comment(&found), false)
             }
             (None, _) => return None,
         };
@@ -213,7 +286,7 @@ impl Held {
     fn is_settled(&self) -> bool {
         self.flow
             .as_ref()
-            .is_some_and(|(flow, _)| flow.source.is_some())
+            .is_some_and(|found| found.flow.source.is_some())
     }
 }
 
@@ -226,11 +299,17 @@ impl fmt::Debug for Hold {
     }
 }
 
-/// `default/web:http: real server 10.1.15.8:80, client 10.1.7.5:41000, virtual server
+/// `service default/web:http, real server 10.1.15.8:80, client 10.1.7.5:41000, virtual server
 /// 10.0.0.3:80/TCP; client's side`.
-fn comment(flow: &ListedFlow, side: Side) -> String {
+fn comment(found: &Found) -> String {
+    let Found {
+        flow,
+        side,
+        by_time,
+    } = found;
+    let by_time = if *by_time { " (by time)" } else { "" };
     let real_server = match flow.real_server {
-        Some(real_server) => format!("real server {real_server}"),
+        Some(real_server) => format!("real server {real_server}{by_time}"),
         None => "real server not known".to_owned(),
     };
     let protocol = if flow.protocol == protocol::UDP {

@@ -53,7 +53,17 @@ pub(super) struct Pair {
 struct Entry {
     flow: Arc<ListedFlow>,
     side: Side,
+    by_time: bool,
     listed: Instant,
+}
+
+/// What a pair belongs to.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    pub(super) flow: Arc<ListedFlow>,
+    pub(super) side: Side,
+    /// Whether its two sides were put together by their times, not told by the proxy.
+    pub(super) by_time: bool,
 }
 
 /// What the proxy has told of.
@@ -68,21 +78,7 @@ impl KnownFlows {
     pub(super) fn update(&mut self, now: Instant, flows: Vec<ListedFlow>) {
         self.last = Some(now);
         for flow in flows {
-            let flow = Arc::new(flow);
-            let mut add = |side, opener, server| {
-                let pair = Pair {
-                    protocol: flow.protocol,
-                    opener,
-                    server,
-                };
-                let flow = Arc::clone(&flow);
-                let listed = now;
-                self.pairs.insert(pair, Entry { flow, side, listed });
-            };
-            add(Side::Client, flow.client, flow.virtual_address);
-            if let (Some(source), Some(real_server)) = (flow.source, flow.real_server) {
-                add(Side::Server, source, real_server);
-            }
+            self.insert(now, flow, false);
         }
         self.pairs
             .retain(|_, entry| now.saturating_duration_since(entry.listed) < AFTER_THE_END);
@@ -91,11 +87,42 @@ impl KnownFlows {
         }
     }
 
+    /// Takes in a flow that the proxy has not told of.
+    pub(super) fn add_by_time(&mut self, now: Instant, flow: ListedFlow) {
+        self.insert(self.last.unwrap_or(now), flow, true);
+    }
+
     /// The flow of a pair. `opens`: whether the packet opens one, so that a flow which
     /// has ended is not meant.
-    pub(super) fn find(&self, pair: &Pair, opens: bool) -> Option<(&Arc<ListedFlow>, Side)> {
+    pub(super) fn find(&self, pair: &Pair, opens: bool) -> Option<Found> {
         let entry = self.pairs.get(pair)?;
-        let over = Some(entry.listed) != self.last;
-        (!(opens && over)).then_some((&entry.flow, entry.side))
+        let over = self.last.is_some_and(|last| last != entry.listed);
+        (!(opens && over)).then(|| Found {
+            flow: Arc::clone(&entry.flow),
+            side: entry.side,
+            by_time: entry.by_time,
+        })
+    }
+
+    fn insert(&mut self, listed: Instant, flow: ListedFlow, by_time: bool) {
+        let flow = Arc::new(flow);
+        let mut add = |side, opener, server| {
+            let pair = Pair {
+                protocol: flow.protocol,
+                opener,
+                server,
+            };
+            let entry = Entry {
+                flow: Arc::clone(&flow),
+                side,
+                by_time,
+                listed,
+            };
+            self.pairs.insert(pair, entry);
+        };
+        add(Side::Client, flow.client, flow.virtual_address);
+        if let (Some(source), Some(real_server)) = (flow.source, flow.real_server) {
+            add(Side::Server, source, real_server);
+        }
     }
 }

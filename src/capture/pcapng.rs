@@ -29,8 +29,20 @@ const OUTBOUND: u32 = 2;
 const RECEIVED: u16 = 4;
 const DROPPED: u16 = 7;
 
-/// LINKTYPE_RAW: packets begin with the IP header.
-const LINK_TYPE_RAW: u16 = 101;
+/// LINKTYPE_LINUX_SLL: before the IP header stand 16 bytes that say as much of the link
+/// as a cooked packet socket tells. Not LINKTYPE_RAW: libpcap has another number of its
+/// own for it, and then takes a second interface for one of another type than the first.
+const LINK_TYPE_LINUX_SLL: u16 = 113;
+
+/// In these: the packet was sent to us, or by us; an address of no bytes.
+const TO_US: u16 = 0;
+const BY_US: u16 = 4;
+const NO_ADDRESS: [u8; 10] = [0; 10];
+/// ETH_P_IP, ETH_P_IPV6.
+const IPV4: u16 = 0x0800;
+const IPV6: u16 = 0x86dd;
+/// All of them.
+const LINK_HEADER: usize = 16;
 
 /// Longest packet in a file, as tcpdump has it.
 const SNAP_LENGTH: u32 = 262_144;
@@ -47,6 +59,8 @@ pub struct PcapngPacket<'a> {
     pub at: SystemTime,
     /// Whether this host sent it.
     pub outgoing: bool,
+    /// Hardware type of the interface (ARPHRD_*, linux/if_arp.h).
+    pub hardware: u16,
     /// Its bytes from the IP header on.
     pub bytes: &'a [u8],
     /// How many there were, if some are left out.
@@ -55,7 +69,7 @@ pub struct PcapngPacket<'a> {
     pub comment: &'a str,
 }
 
-/// Writes one section, little endian, of packets that begin with the IP header.
+/// Writes one section, little endian, of IP packets.
 ///
 /// What is written up to any block's end is a file that can be read.
 #[derive(Debug)]
@@ -96,7 +110,7 @@ impl<W: Write> PcapngWriter<W> {
     /// As [`new`](Self::new).
     pub fn interface(&mut self, name: &str) -> io::Result<u32> {
         self.begin(INTERFACE);
-        self.u16(LINK_TYPE_RAW);
+        self.u16(LINK_TYPE_LINUX_SLL);
         self.u16(0);
         self.u32(SNAP_LENGTH);
         self.option(NAME, name.as_bytes());
@@ -116,8 +130,15 @@ impl<W: Write> PcapngWriter<W> {
         self.begin(PACKET);
         self.u32(packet.interface);
         self.time(packet.at);
-        self.length(packet.bytes.len());
-        self.length(packet.original_length);
+        self.length(LINK_HEADER + packet.bytes.len());
+        self.length(LINK_HEADER + packet.original_length);
+        let sent = if packet.outgoing { BY_US } else { TO_US };
+        let is_v6 = packet.bytes.first().is_some_and(|first| first >> 4 == 6);
+        self.block.extend(sent.to_be_bytes());
+        self.block.extend(packet.hardware.to_be_bytes());
+        self.block.extend(NO_ADDRESS);
+        self.block
+            .extend(if is_v6 { IPV6 } else { IPV4 }.to_be_bytes());
         self.padded(packet.bytes);
         let direction = if packet.outgoing { OUTBOUND } else { INBOUND };
         self.option(COMMENT, packet.comment.as_bytes());

@@ -26,8 +26,8 @@ pub struct Scope {
     /// The wanted virtual servers, by protocol number and address, with the names of their
     /// service ports.
     pub virtual_servers: HashMap<(u8, SocketAddr), String>,
-    /// Their real servers.
-    pub real_servers: HashSet<(u8, SocketAddr)>,
+    /// Their real servers, each with the names of all the service ports that have it.
+    pub real_servers: HashMap<(u8, SocketAddr), HashSet<String>>,
     /// Where packets pass.
     pub interfaces: Interfaces,
 }
@@ -40,6 +40,8 @@ pub(super) struct Ends {
     to: SocketAddr,
     /// Whether it is the first of a TCP connection.
     pub(super) opens: bool,
+    /// Whether it is the answer to that.
+    pub(super) accepts: bool,
 }
 
 impl Ends {
@@ -56,13 +58,14 @@ impl Ends {
         let [a, b, c, d] = *payload.first_chunk::<4>()?;
         // RFC 9293 3.1: the control bits are the 14th byte.
         let flags = TcpFlags(payload.get(13).copied().unwrap_or(0));
+        let syn = packet.protocol == protocol::TCP && flags.syn();
+        let ack = flags.contains(TcpFlags::ACK);
         Some(Self {
             protocol: packet.protocol,
             from: SocketAddr::new(packet.source, u16::from_be_bytes([a, b])),
             to: SocketAddr::new(packet.destination, u16::from_be_bytes([c, d])),
-            opens: packet.protocol == protocol::TCP
-                && flags.syn()
-                && !flags.contains(TcpFlags::ACK),
+            opens: syn && !ack,
+            accepts: syn && ack,
         })
     }
 
@@ -96,7 +99,9 @@ impl Scope {
     /// The side of a wanted service port that a packet passed on, by its addresses alone.
     pub(super) fn guess(&self, interface: u32, ends: &Ends) -> Option<(Side, Pair)> {
         ends.pairs().into_iter().find_map(|pair| {
-            let is_real = self.real_servers.contains(&(pair.protocol, pair.server));
+            let is_real = self
+                .real_servers
+                .contains_key(&(pair.protocol, pair.server));
             let side = if self.service(&pair).is_some() {
                 Side::Client
             } else if is_real && self.is_ours(pair.opener.ip()) {
@@ -123,6 +128,12 @@ impl Scope {
             at(address).filter(|_| self.is_ours(pair.server.ip()))
         };
         at(pair.server).or_else(node_port).map(String::as_str)
+    }
+
+    /// Whether the real server in a pair is one of this service port.
+    pub(super) fn is_real_server_of(&self, pair: &Pair, service: &str) -> bool {
+        let services = self.real_servers.get(&(pair.protocol, pair.server));
+        services.is_some_and(|services| services.contains(service))
     }
 
     fn is_ours(&self, address: IpAddr) -> bool {

@@ -34,6 +34,8 @@ pub struct Received {
     pub interface: u32,
     /// Whether this host sent it.
     pub outgoing: bool,
+    /// Hardware type of the interface (ARPHRD_*, linux/if_arp.h).
+    pub hardware: u16,
     /// When it passed the interface.
     pub at: SystemTime,
     /// Bytes of it in the buffer, from the IP header on.
@@ -115,6 +117,7 @@ impl PacketSocket {
         Ok(Some(Received {
             interface: from.ifindex() as u32,
             outgoing,
+            hardware: from.hatype(),
             at: stamp.unwrap_or_else(SystemTime::now),
             captured: message.bytes.min(room),
             length: message.bytes,

@@ -19,6 +19,7 @@ const OTHER_VIP: &str = "10.0.0.4:80";
 const NODE: &str = "192.168.1.2:30080";
 const SOURCE: &str = "10.1.7.0:50000";
 const REAL_SERVER: &str = "10.1.15.8:8080";
+const OTHER_REAL_SERVER: &str = "10.1.15.9:8080";
 
 const CLIENT_SIDE: &str = "service default/web:http, real server 10.1.15.8:8080, \
     client 10.1.7.5:41000, virtual server 10.0.0.3:80/TCP; client's side";
@@ -60,6 +61,10 @@ fn syn(from: &str, to: &str) -> Vec<u8> {
     packet(protocol::TCP, from, to, 0x02)
 }
 
+fn syn_ack(from: &str, to: &str) -> Vec<u8> {
+    packet(protocol::TCP, from, to, 0x12)
+}
+
 fn ack(from: &str, to: &str) -> Vec<u8> {
     packet(protocol::TCP, from, to, 0x10)
 }
@@ -85,7 +90,12 @@ fn scope() -> Scope {
             ),
         ]
         .into(),
-        real_servers: [(protocol::TCP, at(REAL_SERVER))].into(),
+        real_servers: [REAL_SERVER, OTHER_REAL_SERVER]
+            .map(|server| {
+                let services = ["default/web:http".to_owned()].into();
+                ((protocol::TCP, at(server)), services)
+            })
+            .into(),
         interfaces: Interfaces {
             tun: Some(TUN),
             members: [VETH].into(),
@@ -117,6 +127,7 @@ impl Bench {
         let received = Received {
             interface,
             outgoing: true,
+            hardware: 1,
             at: UNIX_EPOCH,
             captured: bytes.len(),
             length: bytes.len(),
@@ -211,6 +222,67 @@ fn a_flow_that_is_never_told_shows_its_clients_side() {
     bench.offer(TUN, &syn(CLIENT, VIP));
     bench.hold.finish();
     assert_eq!(bench.comments(), [UNKNOWN]);
+}
+
+/// A connection of the client, which goes to the real server; refused by another.
+fn short_connection(bench: &mut Bench) {
+    bench.offer(TUN, &syn(CLIENT, VIP));
+    bench.offer(OVERLAY, &syn("10.1.7.0:50001", OTHER_REAL_SERVER));
+    let refusal = packet(protocol::TCP, OTHER_REAL_SERVER, "10.1.7.0:50001", 0x14);
+    bench.offer(OVERLAY, &refusal);
+    bench.offer(OVERLAY, &syn(SOURCE, REAL_SERVER));
+    bench.offer(OVERLAY, &syn_ack(REAL_SERVER, SOURCE));
+    bench.offer(OVERLAY, &ack(SOURCE, REAL_SERVER));
+    bench.offer(TUN, &syn_ack(VIP, CLIENT));
+    bench.offer(TUN, &ack(CLIENT, VIP));
+    bench.offer(OVERLAY, &ack(REAL_SERVER, SOURCE));
+}
+
+#[test]
+fn the_sides_of_a_flow_that_is_never_told_are_put_together() {
+    let mut bench = Bench::new();
+    // One that is told meanwhile is nobody else's.
+    let told = ListedFlow {
+        client: at("10.1.7.6:41000"),
+        source: Some(at("10.1.7.0:50002")),
+        ..flow()
+    };
+    bench.tell(std::slice::from_ref(&told));
+    bench.offer(TUN, &syn("10.1.7.6:41000", VIP));
+    short_connection(&mut bench);
+    bench.offer(OVERLAY, &syn("10.1.7.0:50002", REAL_SERVER));
+    bench.pass(1000);
+    bench.tell(&[told]);
+    let comments = bench.comments();
+    assert_eq!(comments.len(), 1, "{comments:?}");
+    bench.pass(1500);
+    let comments = bench.comments();
+    let by_time = |side: &str| side.replace(REAL_SERVER, "10.1.15.8:8080 (by time)");
+    let (client, server) = (by_time(CLIENT_SIDE), by_time(SERVER_SIDE));
+    assert_eq!(
+        comments[..7],
+        [
+            &client, &server, &server, &server, &client, &client, &server
+        ]
+        .map(String::clone)
+    );
+    assert_eq!(comments.len(), 8);
+    // What follows of it is known now.
+    bench.offer(TUN, &ack(VIP, CLIENT));
+    assert_eq!(bench.comments(), [client]);
+}
+
+#[test]
+fn sides_that_could_be_anothers_are_not_put_together() {
+    let mut bench = Bench::new();
+    bench.offer(TUN, &syn(CLIENT, VIP));
+    bench.offer(OVERLAY, &syn("10.1.7.0:50001", OTHER_REAL_SERVER));
+    bench.offer(OVERLAY, &syn_ack(OTHER_REAL_SERVER, "10.1.7.0:50001"));
+    bench.offer(OVERLAY, &syn(SOURCE, REAL_SERVER));
+    bench.offer(OVERLAY, &syn_ack(REAL_SERVER, SOURCE));
+    bench.offer(TUN, &syn_ack(VIP, CLIENT));
+    bench.hold.finish();
+    assert_eq!(bench.comments(), [UNKNOWN, UNKNOWN]);
 }
 
 #[test]
@@ -316,6 +388,7 @@ fn a_file_is_read_back() {
                 interface: 1,
                 at: time,
                 outgoing: length == 41,
+                hardware: 1,
                 bytes: &vec![0x45; length],
                 original_length: 2 * length,
                 comment: &"é".repeat(length),
@@ -327,6 +400,7 @@ fn a_file_is_read_back() {
             interface: 0,
             at: UNIX_EPOCH - Duration::from_secs(1),
             outgoing: false,
+            hardware: 0xfffe,
             bytes: &[],
             original_length: 0,
             // Too long for an option, cut between two characters.

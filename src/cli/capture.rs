@@ -242,6 +242,7 @@ impl Recorder {
         let Received {
             interface: index,
             outgoing,
+            hardware,
             at,
             length,
             ..
@@ -258,6 +259,7 @@ impl Recorder {
             interface,
             at,
             outgoing,
+            hardware,
             bytes: &told.bytes,
             original_length: length,
             comment: &told.comment,
@@ -283,8 +285,8 @@ impl Recorder {
             self.settle(done)?;
         }
         say(&format!(
-            "{} packets written, {} of them of flows that the proxy did not list \
-             (client's side only); {dropped} packets dropped by the kernel, \
+            "{} packets written, {} of them of flows that the proxy did not list; \
+             {dropped} packets dropped by the kernel, \
              {} because too many waited",
             self.written,
             self.unlisted,

@@ -24,6 +24,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         .both("both_sides_of_one_service_and_nothing_else", both_sides)
         .both("a_client_and_a_real_server_are_chosen", chosen)
         .both("a_refused_client_is_seen", refused)
+        .one("a_short_flow_has_both_sides", short)
         .one("a_pipe_ends_after_so_many_packets", pipe)
         .done()
 }
@@ -319,4 +320,37 @@ fn service(world: &World, family: Family, number: u16) -> Result<String, Failed>
 
 fn parsed(packet: &Commented) -> Packet {
     packet.frame.packet().expect("an IP packet")
+}
+
+/// They are over before the proxy can be asked for them.
+fn short() -> Result<(), Failed> {
+    const FLOWS: usize = 50;
+    let mut world = World::other()?;
+    world.serve("app", 2, &[Port::tcp("web", 80, 8000)], &[world.pod(0)])?;
+    let _server = world.pod(0).serve_tcp(8000, Tcp::Echo)?;
+    world.start(&[])?;
+    let capture = Running::start(&world, &[])?;
+    let vip = world.vip_at(Family::V4, 2, 80);
+    let mut clients = Vec::new();
+    for _ in 0..FLOWS {
+        let flow = echo(client::connect(world.from(Client::Pod), vip, LIMIT)?)?;
+        clients.push(flow.local_addr()?);
+    }
+    world.wait_for_flows("no flow", <[_]>::is_empty)?;
+    let (status, told, file) = capture.interrupt()?;
+    assert!(status.success(), "{told}");
+    for client in clients {
+        for side in ["client's side", "real server's side"] {
+            let of = |packet: &&Commented| {
+                packet.comment.contains(&format!("client {client},"))
+                    && packet.comment.ends_with(side)
+            };
+            let packets: Vec<_> = file.packets.iter().filter(of).map(parsed).collect();
+            let syns = packets.iter().filter(|packet| packet.is_syn()).count();
+            let fin = |packet: &&Packet| packet.tcp_flags().is_some_and(|flags| flags.fin);
+            let fins = packets.iter().filter(fin).count();
+            assert_eq!((syns, fins), (1, 2), "{client} {side}: {packets:?}");
+        }
+    }
+    Ok(())
 }

@@ -2,7 +2,6 @@
 //!
 //! A [`Follower`] owns one task on the present runtime, which ends when it is dropped.
 
-use std::collections::HashSet;
 use std::future::pending;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -261,11 +260,10 @@ fn scope(servers: &[VirtualServer], filter: &FlowFilter, interfaces: Interfaces)
             .virtual_servers
             .insert((protocol, server.address), name);
         let real_servers = server.real_servers.iter().map(|real| real.address);
-        let real_servers: HashSet<_> = real_servers
-            .filter(|&address| takes(&filter.real_server, address))
-            .map(|address| (protocol, address))
-            .collect();
-        scope.real_servers.extend(real_servers);
+        for address in real_servers.filter(|&address| takes(&filter.real_server, address)) {
+            let services = scope.real_servers.entry((protocol, address)).or_default();
+            services.insert(server.service.clone());
+        }
     }
     scope
 }

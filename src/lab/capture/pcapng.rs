@@ -70,8 +70,8 @@ fn read_block(file: &mut PcapngFile, kind: Option<u32>, body: &[u8]) -> Option<(
             options(body.get(16..)?)?;
         }
         1 => {
-            // LINKTYPE_RAW
-            (body.get(..4)? == [101, 0, 0, 0]).then_some(())?;
+            // LINKTYPE_LINUX_SLL
+            (body.get(..4)? == [113, 0, 0, 0]).then_some(())?;
             let options = options(body.get(8..)?)?;
             // Nanoseconds.
             (find(&options, 9)? == [9]).then_some(())?;
@@ -88,14 +88,21 @@ fn read_block(file: &mut PcapngFile, kind: Option<u32>, body: &[u8]) -> Option<(
             let length = word(3)? as usize;
             let options = options(body.get(20 + length.next_multiple_of(4)..)?)?;
             let at: SystemTime = UNIX_EPOCH + Duration::from_nanos(time);
+            let outgoing = find(&options, 2)? == [2, 0, 0, 0];
+            let (link, bytes) = body.get(20..20 + length)?.split_first_chunk::<16>()?;
+            // Sent by us, or to us; what follows the header.
+            (link[..2] == [0, if outgoing { 4 } else { 0 }]).then_some(())?;
+            let version = bytes.first().map_or(4, |first| first >> 4);
+            let expected = if version == 6 { [0x86, 0xdd] } else { [8, 0] };
+            (link[14..] == expected).then_some(())?;
             file.packets.push(Commented {
                 interface: word(0)? as usize,
-                original_length: word(4)? as usize,
+                original_length: (word(4)? as usize).checked_sub(link.len())?,
                 frame: Frame {
                     at,
-                    outgoing: find(&options, 2)? == [2, 0, 0, 0],
+                    outgoing,
                     link_type: LinkType::Raw,
-                    bytes: body.get(20..20 + length)?.to_vec(),
+                    bytes: bytes.to_vec(),
                 },
                 comment: text(find(&options, 1)?)?,
             });
