@@ -16,6 +16,7 @@ use tokio::runtime;
 use crate::admin::client::{AskError, ask, put};
 use crate::config::Settings;
 
+mod capture;
 mod check;
 mod demo;
 mod explain;
@@ -47,6 +48,20 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Tell or change what the proxy that runs here logs
     LogLevel(log_level::LogLevelArgs),
+    /// Record packets of chosen flows, from client and to real server, as pcapng
+    ///
+    /// Each packet has a comment that names service, real server, client and virtual
+    /// server. The client's side is recorded on the TUN device, or on the interface
+    /// where a client reaches an address of this node; the real server's side where it
+    /// leaves and enters this node. Needs CAP_NET_RAW and the proxy's admin socket.
+    ///
+    /// The proxy is asked for its flows every second, and sooner when a client opens
+    /// one. A packet waits up to 2.5 s to be known. What can be missing: the real
+    /// server's side of a flow that ended before the proxy listed it (the client's
+    /// side is there, with "real server not known", unless --real-server is given);
+    /// attempts at real servers that refused; fragments after a datagram's first; and
+    /// what the kernel or a full buffer of 32 MiB dropped, which is told at the end.
+    Capture(capture::CaptureArgs),
     /// Tell what this node has and lacks: a line for each thing, with what mends it
     ///
     /// Takes the options of run, and holds them against the node; nothing is changed.
@@ -83,6 +98,7 @@ pub fn main() -> ExitCode {
         Command::List(args) => list::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Explain(args) => explain::run(&args).map(|()| ExitCode::SUCCESS),
         Command::LogLevel(args) => log_level::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Capture(args) => capture::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Check(args) => check::run(*args),
         Command::Init(args) => init::run(*args).map(|()| ExitCode::SUCCESS),
         Command::Top(args) => top::run(&args).map(|()| ExitCode::SUCCESS),

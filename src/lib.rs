@@ -33,6 +33,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod capture;
 pub mod check;
 pub mod cli;
 pub mod config;

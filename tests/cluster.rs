@@ -12,6 +12,8 @@ use libtest_mimic::{Arguments, Trial};
 
 #[expect(dead_code, reason = "the trials need a part of what it can do")]
 mod api_server;
+#[path = "cluster/capture.rs"]
+mod capture;
 #[path = "cluster/check.rs"]
 mod check;
 #[path = "cluster/closing.rs"]
@@ -93,6 +95,7 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(TRIALS_AT_A_TIME);
     let trials: Vec<Trial> = [
+        capture::trials(),
         check::trials(),
         closing::trials(),
         demo::trials(),

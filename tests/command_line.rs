@@ -5,6 +5,8 @@
 use std::fs;
 use std::process::{Command, Output};
 
+use kube_tun_proxy::node::privileges::{Capabilities, confine};
+
 fn call(words: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_kube-tun-proxy"))
         .args(words)
@@ -24,6 +26,23 @@ fn fails(words: &[&str], status: i32, parts: &[&str]) {
     for part in parts {
         assert!(said.contains(part), "{words:?}: {said:?} lacks {part:?}");
     }
+}
+
+#[test]
+fn a_capture_needs_its_capability() {
+    std::thread::spawn(|| {
+        confine(&Capabilities::none()).unwrap();
+        let words = ["capture", "-w", "/dev/null"];
+        fails(
+            &words,
+            3,
+            &["error: no packet socket without CAP_NET_RAW", "mend: "],
+        );
+    })
+    .join()
+    .unwrap();
+    fails(&["capture", "--service", "web"], 2, &["is no service"]);
+    fails(&["capture", "--count", "0"], 2, &["--count"]);
 }
 
 #[test]

@@ -19,6 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "admin",
             "app",
+            "capture",
             "check",
             "config",
             "dataplane",
@@ -52,6 +53,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     // Holds what it finds on the node against what the options ask for.
     ("check", &["config", "node", "source", "tun"]),
+    // Is told of flows, asks nobody for them.
+    ("capture", &["packet"]),
     // Reads from the kernel, knows nothing of the proxy.
     ("node", &[]),
     // Options take their types, names and limits from what they configure.

@@ -54,6 +54,11 @@ fn what_the_program_speaks_and_needs_is_in_it() {
     assert_eq!(value("RestartPreventExitStatus"), "2");
     assert_eq!(value("DeviceAllow"), "/dev/net/tun rw");
     assert_eq!(value("CapabilityBoundingSet"), value("AmbientCapabilities"));
+    let capabilities = value("AmbientCapabilities");
+    let mut capabilities: Vec<_> = capabilities.split(' ').collect();
+    capabilities.sort_unstable();
+    let used = ["CAP_NET_ADMIN", "CAP_NET_BIND_SERVICE", "CAP_NET_RAW"];
+    assert_eq!(capabilities, used);
     for family in ["AF_INET", "AF_INET6", "AF_NETLINK", "AF_UNIX"] {
         let families = value("RestrictAddressFamilies");
         assert!(families.split(' ').any(|f| f == family), "{families}");

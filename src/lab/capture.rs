@@ -6,6 +6,7 @@
 
 mod packet;
 mod pcap;
+mod pcapng;
 mod socket;
 
 use std::fs::File;
@@ -23,6 +24,7 @@ use super::namespace::Namespace;
 
 pub use packet::{Packet, Protocol, TcpFlags};
 pub use pcap::{LinkType, write_pcap};
+pub use pcapng::{Commented, PcapngFile, read_pcapng};
 use socket::{PacketSocket, wait_for_either};
 
 /// Frames kept by one capture; those beyond are counted, not kept.

@@ -33,6 +33,8 @@ pub struct Device {
     pub up: bool,
     /// MTU in bytes.
     pub mtu: u32,
+    /// Index of the bridge, bond or VRF that it is a member of.
+    pub master: Option<u32>,
     /// What a TUN says of itself; `None` for other kinds.
     pub tun: Option<Tun>,
 }
@@ -222,6 +224,7 @@ fn device(message: &LinkMessage) -> Device {
         name: String::new(),
         up: message.header.flags.contains(LinkFlags::Up),
         mtu: 0,
+        master: None,
         tun: None,
     };
     for attribute in &message.attributes {
@@ -229,6 +232,8 @@ fn device(message: &LinkMessage) -> Device {
             device.name.clone_from(name);
         } else if let LinkAttribute::Mtu(mtu) = attribute {
             device.mtu = *mtu;
+        } else if let LinkAttribute::Controller(master) = attribute {
+            device.master = Some(*master);
         } else if let LinkAttribute::LinkInfo(infos) = attribute {
             device.tun = tun(infos);
         }

@@ -209,7 +209,8 @@ pub struct AddressFilter {
 pub struct NoAddress;
 
 impl AddressFilter {
-    fn takes(&self, address: SocketAddr) -> bool {
+    /// Whether the address is asked for.
+    pub fn takes(&self, address: SocketAddr) -> bool {
         self.ip == address.ip() && self.port.is_none_or(|port| port == address.port())
     }
 }

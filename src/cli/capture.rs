@@ -1,0 +1,353 @@
+//! `capture`: packets of chosen flows, both sides, as pcapng.
+//!
+//! One thread takes packets from the kernel and writes them. On its runtime a task asks
+//! the proxy for its flows ([`follow`]); it ends with the command.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use clap::Args;
+use nix::net::if_::if_indextoname;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
+
+use super::{Failure, Status};
+use crate::admin::api::{AddressFilter, ServiceFilter};
+use crate::capture::{
+    Hold, MAX_CAPTURED, PacketSocket, PcapngPacket, PcapngWriter, Received, Told,
+};
+use crate::config::ADMIN_SOCKET;
+use follow::{Follower, Question};
+
+mod follow;
+
+/// Packets taken in before something else has its turn.
+const AT_A_TIME: usize = 256;
+
+/// How long the proxy may take for the last question, after which the file is ended
+/// without its answer.
+const LAST_ANSWER: Duration = Duration::from_secs(2);
+
+/// Between two looks at what has waited long enough.
+const TICK: Duration = Duration::from_millis(100);
+
+#[derive(Args, Clone, Debug)]
+pub(super) struct CaptureArgs {
+    /// Only flows of this service, or of its port of that name
+    #[arg(long, value_name = "NS/NAME[:PORT]")]
+    service: Option<ServiceFilter>,
+
+    /// Only flows that this client has opened, from any port or from this one
+    #[arg(long, value_name = "ADDR[:PORT]")]
+    client: Option<AddressFilter>,
+
+    /// Only flows to this real server, at any port or at this one
+    #[arg(long, value_name = "ADDR[:PORT]")]
+    real_server: Option<AddressFilter>,
+
+    /// End after so many packets
+    #[arg(short, long, value_name = "PACKETS", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+
+    /// Where to write; - is standard output
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    write: PathBuf,
+
+    /// Unix socket of the proxy
+    #[arg(long, value_name = "PATH", default_value = ADMIN_SOCKET)]
+    admin_socket: PathBuf,
+}
+
+type Output = BufWriter<Box<dyn Write>>;
+
+pub(super) fn run(args: &CaptureArgs) -> Result<(), Failure> {
+    let to_stdout = args.write == Path::new("-");
+    if to_stdout && io::stdout().is_terminal() {
+        return Err(Failure {
+            status: Status::Usage,
+            message: "pcapng is not for terminals".to_owned(),
+            mend: Some("-w FILE, or pipe it into tcpdump -r - or wireshark -k -i -".to_owned()),
+        });
+    }
+    let socket = PacketSocket::open().map_err(|error| no_socket(&error))?;
+    runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| failed("no runtime", error))?
+        .block_on(capture(args, socket))
+}
+
+async fn capture(args: &CaptureArgs, socket: PacketSocket) -> Result<(), Failure> {
+    let mut question = Question::new(args)?;
+    let first = question.ask_everything().await?;
+    let client = args.client;
+    let hold = Hold::new(
+        first.scope.unwrap_or_default(),
+        move |address| client.is_none_or(|client| client.takes(address)),
+        args.real_server.is_none(),
+    );
+    let mut recorder = Recorder::new(args, hold)?;
+    recorder.hold.update(Instant::now(), first.flows, None);
+    let mut socket = watched(socket).map_err(|error| failed("packet socket", error))?;
+    let mut buffer = vec![0; MAX_CAPTURED];
+    let signals = [SignalKind::interrupt(), SignalKind::terminate()].map(signal);
+    let [Ok(mut interrupt), Ok(mut terminate)] = signals else {
+        return Err(failed("signals", io::Error::last_os_error()));
+    };
+    say("capturing; an interrupt (Ctrl-C) ends it");
+    let mut follower = Follower::start(question);
+    let mut tick = tokio::time::interval(TICK);
+    while !recorder.is_done() {
+        tokio::select! {
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+            update = follower.next() => {
+                recorder.hold.update(Instant::now(), update.flows, update.scope);
+            }
+            ready = socket.readable_mut() => {
+                let mut ready = ready.map_err(|error| failed("packet socket", error))?;
+                if recorder.drain(ready.get_inner_mut(), &mut buffer, AT_A_TIME)? {
+                    ready.clear_ready();
+                }
+                if recorder.hold.asks() {
+                    follower.hurry();
+                }
+            }
+            _ = tick.tick() => {}
+        }
+        recorder.write_what_is_told()?;
+    }
+    // What the kernel holds has passed before the end, and may be of a flow not told yet.
+    recorder.drain(socket.get_mut(), &mut buffer, usize::MAX)?;
+    if !recorder.is_done()
+        && let Some(mut question) = follower.stop().await
+        && let Ok(Ok(last)) = timeout(LAST_ANSWER, question.ask_everything()).await
+    {
+        recorder.hold.update(Instant::now(), last.flows, last.scope);
+    }
+    recorder.hold.finish();
+    recorder.write_what_is_told()?;
+    recorder.end(socket.get_ref())
+}
+
+#[expect(
+    deprecated,
+    reason = "what replaces it is unsafe, for types that may lose their descriptor; this one owns it"
+)]
+fn watched(socket: PacketSocket) -> io::Result<AsyncFd<PacketSocket>> {
+    AsyncFd::with_interest(socket, Interest::READABLE)
+}
+
+/// Who writes, and counts what is written.
+struct Recorder {
+    hold: Hold,
+    path: PathBuf,
+    /// None once its reader has gone.
+    out: Option<PcapngWriter<Output>>,
+    /// The numbers of interfaces in the file, by index.
+    numbers: BTreeMap<u32, u32>,
+    at_most: Option<u64>,
+    received: u64,
+    written: u64,
+    unlisted: u64,
+}
+
+impl Recorder {
+    fn new(args: &CaptureArgs, hold: Hold) -> Result<Self, Failure> {
+        let mut recorder = Self {
+            hold,
+            path: args.write.clone(),
+            out: None,
+            numbers: BTreeMap::new(),
+            at_most: args.count,
+            received: 0,
+            written: 0,
+            unlisted: 0,
+        };
+        let out: Box<dyn Write> = if args.write == Path::new("-") {
+            Box::new(io::stdout())
+        } else {
+            Box::new(File::create(&args.write).map_err(|error| recorder.failed(error))?)
+        };
+        const APPLICATION: &str = concat!("kube-tun-proxy ", env!("CARGO_PKG_VERSION"));
+        let out = PcapngWriter::new(BufWriter::new(out), APPLICATION)
+            .and_then(|mut out| out.flush().map(|()| out))
+            .map_err(|error| recorder.failed(error))?;
+        recorder.out = Some(out);
+        Ok(recorder)
+    }
+
+    /// Whether all is written that is wanted, or can be.
+    fn is_done(&self) -> bool {
+        self.out.is_none() || self.at_most.is_some_and(|most| self.written >= most)
+    }
+
+    /// Takes in what the kernel holds, but not more than `most`. True when it holds
+    /// nothing more.
+    fn drain(
+        &mut self,
+        socket: &mut PacketSocket,
+        buffer: &mut [u8],
+        most: usize,
+    ) -> Result<bool, Failure> {
+        let until = SystemTime::now();
+        for _ in 0..most {
+            let received = socket
+                .receive(buffer)
+                .map_err(|error| failed("packet socket", error))?;
+            let Some(received) = received else {
+                return Ok(true);
+            };
+            self.received += 1;
+            let bytes = &buffer[..received.captured];
+            self.hold.offer(Instant::now(), received, bytes);
+            // Else a busy node would never come to an end.
+            if most == usize::MAX && received.at > until {
+                return Ok(false);
+            }
+        }
+        Ok(false)
+    }
+
+    fn write_what_is_told(&mut self) -> Result<(), Failure> {
+        let now = Instant::now();
+        let before = self.written;
+        while !self.is_done()
+            && let Some(told) = self.hold.next(now)
+        {
+            self.unlisted += u64::from(!told.listed);
+            self.written += 1;
+            let done = self.write(&told);
+            self.settle(done)?;
+        }
+        if self.written > before
+            && let Some(out) = &mut self.out
+        {
+            let done = out.flush();
+            self.settle(done)?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, told: &Told) -> io::Result<()> {
+        let Some(out) = &mut self.out else {
+            return Ok(());
+        };
+        let Received {
+            interface: index,
+            outgoing,
+            at,
+            length,
+            ..
+        } = told.received;
+        let interface = match self.numbers.get(&index) {
+            Some(number) => *number,
+            None => {
+                let number = out.interface(&name(&self.hold, index))?;
+                self.numbers.insert(index, number);
+                number
+            }
+        };
+        out.packet(&PcapngPacket {
+            interface,
+            at,
+            outgoing,
+            bytes: &told.bytes,
+            original_length: length,
+            comment: &told.comment,
+        })
+    }
+
+    /// Ends the section and tells what was lost.
+    fn end(mut self, socket: &PacketSocket) -> Result<(), Failure> {
+        let dropped = socket.dropped();
+        if let Some(out) = &mut self.out {
+            // One socket for all interfaces has one count for all of them.
+            let done = match self.numbers.values().next() {
+                Some(first) => out.statistics(
+                    *first,
+                    SystemTime::now(),
+                    self.received,
+                    u64::from(dropped),
+                    "of all interfaces together",
+                ),
+                None => Ok(()),
+            };
+            let done = done.and_then(|()| out.flush());
+            self.settle(done)?;
+        }
+        say(&format!(
+            "{} packets written, {} of them of flows that the proxy did not list \
+             (client's side only); {dropped} packets dropped by the kernel, \
+             {} because too many waited",
+            self.written,
+            self.unlisted,
+            self.hold.crowded_out(),
+        ));
+        Ok(())
+    }
+
+    /// A reader that has gone, as `tcpdump -c` does, is an end and no failure.
+    fn settle(&mut self, done: io::Result<()>) -> Result<(), Failure> {
+        match done {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                if let Some(out) = self.out.take() {
+                    // Its buffer would be written once more, to nobody.
+                    drop(out.into_inner().into_parts());
+                }
+                Ok(())
+            }
+            Err(error) => Err(self.failed(error)),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn failed(&self, error: io::Error) -> Failure {
+        failed(&format!("-w '{}'", self.path.display()), error)
+    }
+}
+
+fn name(hold: &Hold, index: u32) -> String {
+    let known = hold.interface(index).map(str::to_owned);
+    let asked = || Some(if_indextoname(index).ok()?.to_string_lossy().into_owned());
+    known
+        .or_else(asked)
+        .unwrap_or_else(|| format!("interface {index}"))
+}
+
+fn failed(what: &str, error: io::Error) -> Failure {
+    Failure {
+        status: Status::Failed,
+        message: format!("{what}: {error}"),
+        mend: None,
+    }
+}
+
+fn no_socket(error: &io::Error) -> Failure {
+    if error.kind() != io::ErrorKind::PermissionDenied {
+        return Failure {
+            status: Status::Failed,
+            message: format!("packet socket: {error}"),
+            mend: None,
+        };
+    }
+    Failure {
+        status: Status::NodeLacks,
+        message: "no packet socket without CAP_NET_RAW".to_owned(),
+        mend: Some(
+            "run it as root; in a container, add the capability NET_RAW and use the host's network"
+                .to_owned(),
+        ),
+    }
+}
+
+/// If standard error is closed there is nobody left to tell.
+fn say(what: &str) {
+    let _ = writeln!(io::stderr(), "{what}");
+}
