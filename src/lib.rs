@@ -15,10 +15,12 @@
 //! | [`service`] | desired state, as kube-proxy reads the objects; pure |
 //! | [`ipvs`] | the engine: virtual servers, real servers, schedulers, verdicts; pure |
 //! | [`dataplane`] | workers, and the flows they carry |
+//! | [`node_port`] | kernel listeners for addresses that are the node's own |
 //! | [`netstack`] | the glue around smoltcp |
 //! | [`packet`] | packets as checked views and as bytes to send; pure |
 //! | [`tun`] | the device: queues, virtio-net header, address and routes |
 //! | [`admin`] | what the proxy tells about itself |
+//! | [`capture`] | packets of chosen flows, both sides, as pcapng |
 //! | [`lab`] | clusters of network namespaces, for the demo and the tests |
 //!
 //! An object goes from [`source`] through [`service`] into [`ipvs::Table`], which

@@ -8,7 +8,7 @@ use std::fs;
 
 use kube_tun_proxy::cli;
 
-const UNIT: &str = "config/systemd/kube-tun-proxy.service";
+const UNIT: &str = "config/systemd/kube-tun-proxy@.service";
 
 /// The values of a key, in order.
 fn values(key: &str) -> Vec<String> {
@@ -52,6 +52,12 @@ fn what_the_program_speaks_and_needs_is_in_it() {
     assert!(value("WatchdogSec").parse::<u64>().unwrap() > 0);
     assert_eq!(value("ExecReload"), "/bin/kill -HUP $MAINPID");
     assert_eq!(value("RestartPreventExitStatus"), "2");
+    // One instance takes over from the other, and that one leaves it alone.
+    let words = value("ExecStart");
+    assert!(words.split(' ').any(|word| word == "--takeover"));
+    assert_eq!(value("Restart"), "on-failure");
+    assert_eq!(value("RuntimeDirectoryPreserve"), "yes");
+    assert_eq!(value("NotifyAccess"), "main");
     assert_eq!(value("DeviceAllow"), "/dev/net/tun rw");
     assert_eq!(value("CapabilityBoundingSet"), value("AmbientCapabilities"));
     let capabilities = value("AmbientCapabilities");
