@@ -89,8 +89,8 @@ impl App {
         let result = match stopped {
             Ok(Some(signal)) => {
                 notify(NotifyState::Stopping);
-                info!(signal, ?timeout, "stopping, flows drain");
                 self.close().await;
+                info!(signal, ?timeout, "stopping, flows drain");
                 self.drain(&mut signals).await
             }
             Ok(None) => {

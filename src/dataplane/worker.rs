@@ -41,6 +41,7 @@ mod account;
 mod change;
 mod flow;
 mod receive;
+mod stray;
 mod takeover;
 mod tcp;
 mod udp;

@@ -50,7 +50,7 @@ struct State {
 
 impl NodePorts {
     /// Starts the workers. They listen nowhere until [`NodePorts::program`] tells
-    /// what for and [`NodePorts::open`] when. Their flows share table, settings and limits with `dataplane`.
+    /// what for and [`NodePorts::set_open`] when. Their flows share table, settings and limits with `dataplane`.
     /// what for and [`NodePorts::set_open`] when. Their flows share table, settings and limits with `dataplane`.
     /// UDP clients are told through `raw` that nobody is there.
     ///
@@ -244,7 +244,7 @@ impl NodePorts {
         self.tell(|| Message::Release);
     }
 
-    /// Goes on with what another process had: call it before [`NodePorts::open`]. What
+    /// Goes on with what another process had: call it before [`NodePorts::set_open`]. What
     /// this process does not listen on is closed by an empty `lent` after that.
     pub fn inherit(&self, lent: Lent) {
         let mut split = lent.split(self.mailboxes.len()).into_iter();

@@ -21,7 +21,7 @@ use crate::dataplane::tcp_flow::{Progress, TcpFlow};
 use crate::ipvs::{
     Connection, DropReason, EchoVerdict, Protocol, RejectReason, Verdict, VirtualAddress,
 };
-use crate::netstack::{Fault, Ingest, RingSize, Sent};
+use crate::netstack::{Fault, Ingest, RingSize};
 use crate::packet::{IpPacket, TcpSegment, Unreachable};
 
 impl Worker {
@@ -78,31 +78,6 @@ impl Worker {
             tcp.forsake();
         }
         self.finish(id, Ending::Replaced);
-    }
-
-    /// A segment that belongs to no flow: as a host that knows the address answers.
-    fn stray(&mut self, key: &FlowKey, packet: &IpPacket<'_>, segment: &TcpSegment<'_>) {
-        if let EchoVerdict::Drop(reason) = self.shared.table.echo(key.virtual_server.ip()) {
-            return self.discard(reason);
-        }
-        self.discard(DropReason::NoFlow);
-        if !segment.flags.rst() {
-            self.refuse_tcp(packet);
-        }
-    }
-
-    fn time_wait(
-        &mut self,
-        key: &FlowKey,
-        sent: Sent,
-        packet: &IpPacket<'_>,
-        segment: &TcpSegment<'_>,
-    ) {
-        if segment.flags.rst() {
-            self.flows.end_time_wait(key);
-        } else if segment.flags.fin() || !segment.payload.is_empty() {
-            self.acknowledge(key, sent, packet);
-        }
     }
 
     /// A new connection: asks the table, then dials before anything is answered.
@@ -497,17 +472,5 @@ impl Worker {
             }
         }
         self.finish(id, Ending::Fault);
-    }
-
-    /// Repeats the last ACK of a connection in TIME_WAIT.
-    fn acknowledge(&mut self, key: &FlowKey, sent: Sent, packet: &IpPacket<'_>) {
-        let mut reply = std::mem::take(&mut self.scratch);
-        let made = crate::packet::tcp_ack(packet, sent.sequence, sent.acknowledgement, &mut reply);
-        if made.is_ok() {
-            self.sink.send_whole(&reply);
-        } else {
-            self.flows.end_time_wait(key);
-        }
-        self.scratch = reply;
     }
 }
