@@ -15,7 +15,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::stream::poll_fn;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -209,9 +209,20 @@ impl ApiServer {
     }
 
     /// Takes connections again, on the same port.
-    #[expect(clippy::unused_async, reason = "it needs the runtime it is called in")]
     pub(crate) async fn come_back(&mut self) {
-        let listener = (self.listen)(self.address).unwrap();
+        // The port is free once the connections of before have gone.
+        let patience = tokio::time::Instant::now() + Duration::from_secs(10);
+        let listener = loop {
+            match (self.listen)(self.address) {
+                Err(error)
+                    if error.kind() == io::ErrorKind::AddrInUse
+                        && tokio::time::Instant::now() < patience =>
+                {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                result => break result.unwrap(),
+            }
+        };
         listener.set_nonblocking(true).unwrap();
         let listener = TcpListener::from_std(listener).unwrap();
         self.address = listener.local_addr().unwrap();
