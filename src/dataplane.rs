@@ -17,6 +17,7 @@ mod access_log;
 mod dial_failure;
 mod dialer;
 mod ending;
+mod flow;
 mod flow_table;
 mod half_open;
 mod handle;
@@ -50,6 +51,7 @@ pub use view::FlowView;
 // What the node ports' flows have in common with those of the TUN.
 pub(crate) use access_log::{FlowRecord, start as start_access_log};
 pub(crate) use dialer::Dialer;
+pub(crate) use flow::{Conversation, Flow, retired};
 pub(crate) use flow_table::{FlowId, FlowKey, FlowTable, Found};
 pub(crate) use handle::answered;
 pub(crate) use local_addresses::interface_addresses;

@@ -404,21 +404,8 @@ impl Worker {
         let started = self.now;
         let flows = &mut self.flows;
         self.timers.tidy(flows.len(), |id| flows.get(id).is_none());
-        self.flows.insert(key, |_| Flow {
-            key,
-            kind,
-            server,
-            connection: None,
-            started,
-            attempts: 0,
-            dial_time: None,
-            source: None,
-            held: 0,
-            half_open: false,
-            dirty: false,
-            accounted: (0, 0),
-            unaccounted: false,
-            armed: None,
+        self.flows.insert(key, |_| {
+            Flow::new(key, kind, Default::default(), server, started)
         })
     }
 
@@ -447,7 +434,7 @@ impl Worker {
         if self.links.is_some() {
             self.tell_ended(&key);
         }
-        if flow.half_open {
+        if flow.own.half_open {
             self.half_open.leave(key.client.ip());
         }
         let record = flow.record(ending, self.now);

@@ -18,7 +18,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
 use tokio::sync::oneshot;
 
-use super::flow::{Flow, Kind};
+use super::flow::{Flow, Kind, Own};
 use super::listener::{Listen, ListenAddress, Listener};
 use super::own_addresses::OwnAddresses;
 use super::pipe::Pipes;
@@ -408,21 +408,8 @@ impl Worker {
         }
         self.stats.opened(key.protocol);
         let started = self.now;
-        self.flows.insert(key, |_| Flow {
-            key,
-            kind,
-            server,
-            listener,
-            connection: None,
-            started,
-            attempts: 0,
-            dial_time: None,
-            source: None,
-            held: 0,
-            dirty: false,
-            accounted: (0, 0),
-            unaccounted: false,
-            armed: None,
+        self.flows.insert(key, |_| {
+            Flow::new(key, kind, Own { listener }, server, started)
         })
     }
 
@@ -446,7 +433,7 @@ impl Worker {
         if logged && self.log.try_send(record).is_err() {
             add(&self.stats.unlogged);
         }
-        let listener = flow.listener;
+        let listener = flow.own.listener;
         drop(flow);
         if !self.lingering.is_empty() {
             self.close_lingering(listener);

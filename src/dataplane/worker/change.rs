@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Kind, Worker};
+use super::Worker;
 use crate::dataplane::DataplaneConfig;
 use crate::dataplane::dialer::Dialer;
 use crate::dataplane::ending::Ending;
+use crate::dataplane::flow::retired;
 use crate::dataplane::flow_table::FlowId;
 
 impl Worker {
@@ -26,13 +27,7 @@ impl Worker {
 
     /// Ends UDP flows whose real server no longer serves.
     pub(super) fn sweep(&mut self) {
-        let retired: Vec<FlowId> = self
-            .flows
-            .iter_mut()
-            .filter(|(_, flow)| matches!(flow.kind, Kind::Udp(_)) && flow.is_retired())
-            .map(|(id, _)| id)
-            .collect();
-        for id in retired {
+        for id in retired(&mut self.flows) {
             self.finish(id, Ending::EndpointRemoved);
         }
     }

@@ -115,7 +115,7 @@ impl Worker {
         };
         let id = self.insert(*key, server, Kind::Dialing(dial));
         if let Some(flow) = self.flows.get_mut(id) {
-            flow.half_open = true;
+            flow.own.half_open = true;
         }
         self.dial(id);
     }
@@ -432,8 +432,8 @@ impl Worker {
         let held = tcp.touched();
         self.shared.account(flow.held, held);
         flow.held = held;
-        if flow.half_open && tcp.is_established() {
-            flow.half_open = false;
+        if flow.own.half_open && tcp.is_established() {
+            flow.own.half_open = false;
             self.half_open.leave(flow.key.client.ip());
         }
         if tcp.is_closing()

@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Worker;
-use crate::dataplane::{DataplaneConfig, Dialer, Ending, FlowId};
-use crate::node_port::flow::Kind;
+use crate::dataplane::{DataplaneConfig, Dialer, Ending, FlowId, retired};
 
 impl Worker {
     /// Follows other settings from now on. Every flow has a look at its time.
@@ -24,13 +23,7 @@ impl Worker {
 
     /// Ends UDP flows whose real server no longer serves.
     pub(super) fn sweep(&mut self) {
-        let retired: Vec<FlowId> = self
-            .flows
-            .iter_mut()
-            .filter(|(_, flow)| matches!(flow.kind, Kind::Udp { .. }) && flow.is_retired())
-            .map(|(id, _)| id)
-            .collect();
-        for id in retired {
+        for id in retired(&mut self.flows) {
             self.finish(id, Ending::EndpointRemoved);
         }
     }

@@ -154,7 +154,9 @@ impl Worker {
         let through: Vec<FlowId> = self
             .flows
             .iter_mut()
-            .filter(|(_, flow)| flow.listener == number && matches!(flow.kind, Kind::Udp { .. }))
+            .filter(|(_, flow)| {
+                flow.own.listener == number && matches!(flow.kind, Kind::Udp { .. })
+            })
             .map(|(id, _)| id)
             .collect();
         for id in through {

@@ -29,7 +29,7 @@ impl Worker {
                 continue;
             };
             if let (Some(listener), Some(connection)) =
-                (self.listeners.get(&flow.listener), &flow.connection)
+                (self.listeners.get(&flow.own.listener), &flow.connection)
             {
                 let its = LentFlow {
                     listener: listener.listen.at.address,
