@@ -206,6 +206,7 @@ impl Proxy {
         let Some(socket) = self.dialled.take() else {
             return self.refuse(packet);
         };
+        let edges = socket.at_first();
         let size = segment.max_segment_size();
         let endpoint = self
             .stack
@@ -224,7 +225,7 @@ impl Proxy {
             )
             .unwrap(),
         );
-        self.dirty = true;
+        self.ready(edges);
     }
 
     fn without_flow(&mut self, packet: &IpPacket<'_>, segment: &TcpSegment<'_>) {
