@@ -112,9 +112,10 @@ pub(super) fn checksums() -> ChecksumCapabilities {
 fn capabilities(shape: Shape) -> DeviceCapabilities {
     let mut segmentation = SegmentationCapabilities::default();
     segmentation.tcpv4 = NonZeroUsize::new(HEADERS_V4 + shape.burst());
-    // None for IPv6: smoltcp 0.14 drops an IPv6 packet longer than the MTU without
-    // looking whether it is a super-packet (dispatch_ip, src/iface/interface/mod.rs).
-    segmentation.tcpv6 = None;
+    // smoltcp 0.14 drops an IPv6 packet longer than the MTU without looking whether it
+    // is a super-packet (dispatch_ip, src/iface/interface/mod.rs).
+    let v6 = HEADERS_V6 + shape.burst();
+    segmentation.tcpv6 = NonZeroUsize::new(v6).filter(|most| most.get() <= shape.mtu);
     let mut capabilities = DeviceCapabilities::default();
     capabilities.medium = Medium::Ip;
     capabilities.max_transmission_unit = shape.mtu;
