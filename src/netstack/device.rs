@@ -21,7 +21,7 @@ const HEADERS_V6: usize = 60;
 /// What packets of one kind of client look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Shape {
-    /// MTU of the TUN in bytes.
+    /// MTU of the TUN in bytes, or more: see `WIDE_MTU`.
     pub(super) mtu: usize,
     /// Payload of a full segment; 0 where clients differ.
     pub(super) segment: usize,
@@ -112,8 +112,7 @@ pub(super) fn checksums() -> ChecksumCapabilities {
 fn capabilities(shape: Shape) -> DeviceCapabilities {
     let mut segmentation = SegmentationCapabilities::default();
     segmentation.tcpv4 = NonZeroUsize::new(HEADERS_V4 + shape.burst());
-    // smoltcp 0.14 drops an IPv6 packet longer than the MTU without looking whether it
-    // is a super-packet (dispatch_ip, src/iface/interface/mod.rs).
+    // See `WIDE_MTU`.
     let v6 = HEADERS_V6 + shape.burst();
     segmentation.tcpv6 = NonZeroUsize::new(v6).filter(|most| most.get() <= shape.mtu);
     let mut capabilities = DeviceCapabilities::default();
