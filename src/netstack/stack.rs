@@ -9,7 +9,7 @@ use smoltcp::socket::tcp;
 use smoltcp::wire::HardwareAddress;
 
 use super::clock::Clock;
-use super::device::{OnePacket, Outgoing, Shape, Transmit};
+use super::device::{OnePacket, Outgoing, Shape, Transmit, WIDE_MTU};
 use super::endpoint::{Shapes, TcpEndpoint};
 use super::mend::Mended;
 use super::observe::Observed;
@@ -46,11 +46,6 @@ pub struct StackConfig {
 /// Kinds of clients that are told apart by the size of their segments; any further
 /// share the last. Nodes and pods of one cluster make two or three.
 const MAX_SHAPES: usize = 12;
-
-/// MTU of the interfaces for IPv6 once the client knows our MSS: smoltcp 0.14 drops an
-/// IPv6 packet longer than the MTU even if it is a super-packet (dispatch_ip,
-/// src/iface/interface/mod.rs). By then the MTU decides nothing else.
-const WIDE_MTU: usize = 65_535;
 
 /// smoltcp's interfaces and clock: one stack per worker, shared by all its flows.
 ///
@@ -119,21 +114,29 @@ impl Stack {
 
     /// The interface for segments of this size.
     fn shape(&mut self, segment: usize, now: Instant) -> usize {
-        let mtu = self.config.mtu;
-        if let Some(at) = self.find(Shape { mtu, segment }) {
+        let shape = |segment| Shape {
+            mtu: self.config.mtu,
+            wide: false,
+            segment,
+        };
+        let (shape, last) = (shape(segment), shape(0));
+        if let Some(at) = self.find(shape) {
             return at;
         }
         match MAX_SHAPES - self.interfaces.len() {
             0 => MAX_SHAPES - 1,
-            1 => self.add(Shape { mtu, segment: 0 }, now),
-            _ => self.add(Shape { mtu, segment }, now),
+            1 => self.add(last, now),
+            _ => self.add(shape, now),
         }
     }
 
     /// As above, for super-packets over IPv6; `None` when there are too many.
     fn wide_shape(&mut self, segment: usize, now: Instant) -> Option<usize> {
-        let mtu = WIDE_MTU.max(self.config.mtu);
-        let shape = Shape { mtu, segment };
+        let shape = Shape {
+            mtu: WIDE_MTU,
+            wide: true,
+            segment,
+        };
         self.find(shape).or_else(|| {
             let room = self.interfaces.len() < MAX_SHAPES - 1;
             room.then(|| self.add(shape, now))

@@ -92,7 +92,10 @@ fn super_packets_to_clients_of_both_families() {
         hand.server.write(40 * 1_410);
         let (mut got, mut said) = (0, hand.settle());
         while !said.is_empty() {
-            assert!(said.iter().all(|seen| seen.len <= 1_410));
+            assert!(
+                said.iter().all(|seen| seen.len <= 1_410),
+                "{ends:?} {said:?}"
+            );
             got += said.iter().map(|seen| seen.len as u32).sum::<u32>();
             said = hand.say(hand.ack(0, got));
         }
