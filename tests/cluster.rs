@@ -34,6 +34,8 @@ mod init;
 mod kernel;
 #[path = "cluster/kube.rs"]
 mod kube;
+#[path = "cluster/kube_addresses.rs"]
+mod kube_addresses;
 #[path = "cluster/kube_endpoints.rs"]
 mod kube_endpoints;
 #[path = "cluster/kube_flows.rs"]
@@ -105,6 +107,7 @@ fn main() -> ExitCode {
         icmp::trials(),
         init::trials(),
         kube::trials(),
+        kube_addresses::trials(),
         kube_endpoints::trials(),
         kube_flows::trials(),
         lab_itself::trials(),

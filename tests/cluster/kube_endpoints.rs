@@ -5,7 +5,6 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::thread;
 use std::time::Duration;
 
 use kube_tun_proxy::lab::{ClusterBuilder, Namespace, PodSpec, client};
@@ -27,8 +26,6 @@ const CONFIRM: usize = 15;
 pub(crate) fn trials() -> Vec<Trial> {
     Trials::of("kube_endpoints")
         .one("affinity_is_switched_on_and_off", affinity)
-        .one("affinity_ends_with_its_time", affinity_timeout)
-        .one("affinity_leaves_an_endpoint_that_goes", affinity_moves)
         .one("a_pod_reaches_itself", hairpin)
         .one("the_last_that_terminate_serve", || terminating(json!({})))
         .one("the_last_local_that_terminate_serve", || {
@@ -89,51 +86,6 @@ fn affinity() -> Result<(), Failed> {
     for (from, to) in places {
         until(|| names(from, to, 3), all(3))?;
     }
-    Ok(())
-}
-
-fn affinity_timeout() -> Result<(), Failed> {
-    const TIMEOUT: Duration = Duration::from_secs(2);
-    let mut stage = KubeStage::seed()?;
-    let _servers = serve(&stage, &PODS)?;
-    stage.serve("web", sticky(node_port("10.0.0.3", NODE_PORT), 2), &PODS);
-    stage.start(&[])?;
-    let outside = stage.cluster.outside();
-    for (from, to) in [
-        (stage.master(), at("10.0.0.3:80")),
-        (outside, stage.at_master(NODE_PORT)),
-    ] {
-        let first = client::who(from, to, LIMIT)?.name;
-        // Each connection begins the time anew.
-        for _ in 0..3 {
-            thread::sleep(TIMEOUT / 2);
-            assert_eq!(client::who(from, to, LIMIT)?.name, first, "{to}");
-        }
-        thread::sleep(TIMEOUT * 3 / 2);
-        // Nothing holds it any more, and it is another's turn.
-        assert_ne!(client::who(from, to, LIMIT)?.name, first, "{to}");
-    }
-    Ok(())
-}
-
-fn affinity_moves() -> Result<(), Failed> {
-    let mut stage = KubeStage::seed()?;
-    let _servers = serve(&stage, &PODS)?;
-    stage.serve("web", sticky(cluster_ip("10.0.0.3"), 10_800), &PODS);
-    stage.start(&[])?;
-    let to = at("10.0.0.3:80");
-    let first = client::who(stage.master(), to, LIMIT)?.name;
-    let rest: Vec<_> = PODS.into_iter().filter(|pod| *pod != first).collect();
-    let endpoints: Vec<_> = rest.iter().map(|pod| stage.endpoint(pod)).collect();
-    stage.endpoints("web", &endpoints);
-    stage.wait_for_real_servers("10.0.0.3:80", &rest)?;
-    let then = names(stage.master(), to, CONFIRM)?;
-    assert!(then.len() == 1 && !then.contains(&first), "{then:?}");
-    // It comes back, and nobody who has another goes back to it.
-    let endpoints: Vec<_> = PODS.iter().map(|pod| stage.endpoint(pod)).collect();
-    stage.endpoints("web", &endpoints);
-    stage.wait_for_real_servers("10.0.0.3:80", &PODS)?;
-    assert_eq!(names(stage.master(), to, CONFIRM)?, then);
     Ok(())
 }
 

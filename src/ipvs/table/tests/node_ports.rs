@@ -67,7 +67,11 @@ fn each_address_of_the_node_remembers_its_own_clients() {
     assert_eq!([at("192.168.0.2", 1), at("192.168.0.2", 1)], [3, 3]);
     assert_eq!([at("10.1.15.1", 9), at("10.1.15.1", 1)], [3, 2]);
     assert_eq!([at("192.168.0.2", 1), at("10.1.15.1", 1)], [3, 2]);
-    let persistent = |place: &str| met(&table, place).forecast(Some(client(1)), start).persistent;
+    let persistent = |place: &str| {
+        met(&table, place)
+            .forecast(Some(client(1)), start)
+            .persistent
+    };
     assert_eq!(
         persistent("10.1.15.1").unwrap().0,
         "10.1.65.2:443".parse().unwrap()
