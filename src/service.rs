@@ -268,8 +268,8 @@ pub struct HealthCheck {
 /// What is known of this node beside its zone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeNetwork {
-    /// Networks of the pods of this node: `spec.podCIDRs`. A client in one of
-    /// them is a pod.
+    /// Networks of the pods of this node, `spec.podCIDRs`, or of the cluster where
+    /// these are given. A client in one of them is a pod.
     pub pod_cidrs: Vec<IpNet>,
     /// Addresses of the node: those of type InternalIP in `status.addresses`, or
     /// if there is none, ExternalIP.

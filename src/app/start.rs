@@ -34,7 +34,7 @@ use crate::admin::history::Recorder;
 use crate::admin::readiness::{Blocker, Readiness};
 use crate::admin::socket::AdminSocket;
 use crate::admin::web;
-use crate::config::{Config, Mode, PodTraffic, Source};
+use crate::config::{Config, DetectLocalMode, Mode, PodTraffic, Source};
 use crate::dataplane::Dataplane;
 use crate::ipvs::Table;
 use crate::node::links::Node;
@@ -132,8 +132,9 @@ impl App {
         let listeners = NamedListener::all(listeners).map_err(AppError::Descriptors)?;
         let mut tasks = JoinSet::new();
         let (sender, batches) = mpsc::channel(BATCHES);
-        let index =
-            Index::new(config.node_name.as_str()).with_ipvs_compat(config.flows.ipvs_compat);
+        let index = Index::new(config.node_name.as_str())
+            .with_ipvs_compat(config.flows.ipvs_compat)
+            .with_cluster_cidrs(cluster_cidrs(&config));
         let fixed = !config.service_cidrs.is_empty();
         let wanted = if fixed {
             Wanted::beside(config.service_cidrs.clone())
@@ -371,6 +372,24 @@ fn announce(bound: &Bound, config: &Config, offloads: Offloads) {
         admin_socket = %bound.admin_socket.display(),
         "started"
     );
+}
+
+/// Networks by which pods are told, beside those that the Node names.
+fn cluster_cidrs(config: &Config) -> Vec<IpNet> {
+    let mode = config.detect_local_mode;
+    if mode.needs_interface() {
+        warn!(
+            mode = mode.as_str(),
+            "the interface that a packet came in by is not seen here: pods are told by the \
+             networks that the Node object names"
+        );
+    }
+    match mode {
+        DetectLocalMode::ClusterCidr => config.cluster_cidrs.clone(),
+        DetectLocalMode::NodeCidr
+        | DetectLocalMode::BridgeInterface
+        | DetectLocalMode::InterfaceNamePrefix => Vec::new(),
+    }
 }
 
 /// The control loop: ends when the source has.

@@ -10,6 +10,7 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use kube_tun_proxy::lab::servers::Server;
 use kube_tun_proxy::lab::{ClusterBuilder, Namespace, PodSpec, client};
 use libtest_mimic::{Failed, Trial};
 use serde_json::{Value, json};
@@ -32,6 +33,11 @@ pub(crate) fn trials() -> Vec<Trial> {
         .both("thirty_as_ipvs_has_them", |family| {
             thirty(family, Way::Ipvs)
         })
+        .both("pods_are_told_by_the_networks_of_the_cluster", cluster_cidr)
+        .one(
+            "pods_are_told_by_their_node_where_it_is_asked_for",
+            node_cidr,
+        )
         .both("where_nobody_is_local", |family| nobody(family, false))
         .both("where_nobody_is_local_as_ipvs_has_it", |family| {
             nobody(family, true)
@@ -158,6 +164,84 @@ fn thirty(family: Family, way: Way) -> Result<(), Failed> {
     Ok(())
 }
 
+/// Under policy Local a pod gets every endpoint, and one of another node too: by what
+/// is said of the cluster, when the node has nothing to say.
+fn cluster_cidr(family: Family) -> Result<(), Failed> {
+    let (stage, _servers) = local(&["--cluster-cidr", "10.1.0.0/16,fd00:10:1::/48"])?;
+    for pod in ["client", "pod-6"] {
+        meets(&stage, family, pod, &["here", "pod-5"])?;
+    }
+    lead_from_outside(&stage, family)?;
+    for place in [Place::Balancer, Place::NodePort] {
+        for _ in 0..4 {
+            let to = stage.place(family, 41, place);
+            let seen = client::who(stage.cluster.outside(), to, LIMIT)?;
+            assert_eq!(seen.name, "here", "{place:?}");
+        }
+    }
+    Ok(())
+}
+
+fn node_cidr() -> Result<(), Failed> {
+    let cluster = ["--cluster-cidr", "10.1.0.0/16"];
+    let arguments = [&cluster[..], &["--detect-local-mode", "NodeCIDR"]].concat();
+    let (stage, _servers) = local(&arguments)?;
+    // Its Node says nothing of networks.
+    meets(&stage, Family::V4, "client", &["here"])?;
+    stage
+        .api
+        .apply("nodes", node_object(stage.cluster.node("master")));
+    crate::node_port_stage::until(
+        || meets(&stage, Family::V4, "client", &["here", "pod-5"]).map_err(|_| "not yet"),
+        Result::is_ok,
+    )?;
+    // A pod of another node is none of this one's.
+    meets(&stage, Family::V4, "pod-6", &["here"])?;
+    drop(stage);
+    // What cannot be done is said, and this is what is done.
+    let bridge = [&cluster[..], &["--detect-local-mode", "BridgeInterface"]].concat();
+    let (stage, _servers) = local(&bridge)?;
+    meets(&stage, Family::V4, "client", &["here"])?;
+    let log = stage.proxy().log();
+    let told = "the interface that a packet came in by is not seen here";
+    assert_eq!(log.matches(told).count(), 1, "{log}");
+    assert!(log.contains("BridgeInterface"), "{log}");
+    Ok(())
+}
+
+/// A Service under policy Local with an endpoint here and one elsewhere, on a node
+/// whose object tells of no networks of pods.
+fn local(arguments: &[&str]) -> Result<(KubeStage, Vec<Server>), Failed> {
+    let plan = ClusterBuilder::seed().pod("master", PodSpec::new("here", 20));
+    let mut stage = KubeStage::of(plan.build()?)?;
+    let servers = serve(&stage, &["here", "pod-5"])?;
+    let mut node = node_object(stage.cluster.node("master"));
+    node["spec"] = json!({});
+    stage.api.apply("nodes", node);
+    let policy = json!({"externalTrafficPolicy": "Local"});
+    stage.serve_in_both(everywhere("web", 41, &policy), &["here", "pod-5"]);
+    stage.start(arguments)?;
+    Ok((stage, servers))
+}
+
+/// Whom a pod meets at the node port.
+fn meets(stage: &KubeStage, family: Family, pod: &str, expected: &[&str]) -> Result<(), Failed> {
+    let from = stage.cluster.pod(pod).namespace();
+    let to = stage.place(family, 41, Place::NodePort);
+    let mut names = BTreeSet::new();
+    for ask in [client::who, client::who_udp] {
+        for _ in 0..4 {
+            names.insert(ask(from, to, LIMIT)?.name);
+        }
+    }
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    if names == expected {
+        Ok(())
+    } else {
+        Err(format!("{pod} meets {names:?}, not {expected:?}").into())
+    }
+}
+
 /// What a client sees.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Sees {
@@ -172,11 +256,11 @@ fn sees(from: &Namespace, to: SocketAddr) -> Sees {
     let one = |result: io::Result<client::Seen>| match result {
         Ok(seen) if seen.name == "pod-5" => Sees::Pod,
         Ok(_) => Sees::Else,
-        Err(error) => match error.kind() {
-            ErrorKind::ConnectionRefused => Sees::Refusal,
-            ErrorKind::TimedOut | ErrorKind::WouldBlock => Sees::Silence,
-            _ => Sees::Else,
-        },
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Sees::Refusal,
+        Err(error) if matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock) => {
+            Sees::Silence
+        }
+        Err(_) => Sees::Else,
     };
     let tcp = one(client::who(from, to, SILENCE));
     let udp = one(client::who_udp(from, to, SILENCE));
