@@ -40,8 +40,12 @@ mod kube_addresses;
 mod kube_endpoints;
 #[path = "cluster/kube_flows.rs"]
 mod kube_flows;
+#[path = "cluster/kube_ranges.rs"]
+mod kube_ranges;
 #[path = "cluster/kube_stage.rs"]
 mod kube_stage;
+#[path = "cluster/kube_topology.rs"]
+mod kube_topology;
 #[path = "cluster/lab.rs"]
 mod lab_itself;
 #[path = "cluster/lab_servers.rs"]
@@ -110,6 +114,8 @@ fn main() -> ExitCode {
         kube_addresses::trials(),
         kube_endpoints::trials(),
         kube_flows::trials(),
+        kube_ranges::trials(),
+        kube_topology::trials(),
         lab_itself::trials(),
         lab_servers::trials(),
         lifecycle::trials(),

@@ -39,6 +39,8 @@ pub(super) struct Plan {
     chosen: BTreeSet<IpAddr>,
     /// Networks of this node's pods.
     pods: Vec<IpNet>,
+    /// Addresses of the node as its Node object has them.
+    named: Vec<IpAddr>,
     /// This node and its pods, whom policy Local without a local endpoint leaves.
     inside: Arc<[IpNet]>,
     /// Whether anything is open: not before the table serves, nor when it takes nothing
@@ -61,6 +63,8 @@ struct Server {
     usable: bool,
     /// For clients from outside too.
     usable_outside: bool,
+    /// Whom a load balancer lets in, if not everybody.
+    source_ranges: Option<Vec<IpNet>>,
     listens: BTreeSet<ListenAddress>,
     /// Who was last said to be let in there, if not everybody.
     only: Option<Arc<[IpNet]>>,
@@ -73,6 +77,7 @@ impl Plan {
             addresses: NodeAddresses::default(),
             chosen: BTreeSet::new(),
             pods: Vec::new(),
+            named: Vec::new(),
             inside: Arc::new([]),
             open: false,
             servers: BTreeMap::new(),
@@ -106,8 +111,11 @@ impl Plan {
                     touched.insert(*address);
                     self.remove(*address);
                 }
-                Change::Node(network) if network.pod_cidrs != self.pods => {
+                Change::Node(network)
+                    if network.pod_cidrs != self.pods || network.addresses != self.named =>
+                {
                     self.pods.clone_from(&network.pod_cidrs);
+                    self.named.clone_from(&network.addresses);
                     self.find_inside();
                     touched.extend(self.servers.keys());
                 }
@@ -158,6 +166,7 @@ impl Plan {
             exposure: spec.exposure,
             usable: inside || outside,
             usable_outside: outside,
+            source_ranges: spec.source_ranges.clone(),
             listens,
             only,
         };
@@ -215,9 +224,7 @@ impl Plan {
                 continue;
             };
             let wanted = self.listens(address, server);
-            // Over UDP the table is asked about each client.
-            let few = !server.usable_outside && address.protocol == Protocol::Tcp;
-            let only = few.then(|| Arc::clone(&self.inside));
+            let only = self.audience(address, server);
             if only != server.only {
                 for at in server.listens.intersection(&wanted) {
                     let first = self.claims.get(at).and_then(|c| c.first().copied());
@@ -272,6 +279,25 @@ impl Plan {
             service: Arc::clone(service),
             only: only.clone(),
         }))
+    }
+
+    /// Who is let in, if not everybody. The table is asked about each client too: over
+    /// UDP that is enough, while a client of TCP would be answered before.
+    fn audience(&self, address: VirtualAddress, server: &Server) -> Option<Arc<[IpNet]>> {
+        if address.protocol != Protocol::Tcp {
+            None
+        } else if !server.usable_outside {
+            Some(Arc::clone(&self.inside))
+        } else {
+            let ranges = server.source_ranges.as_ref()?;
+            let is_node = self
+                .named
+                .iter()
+                .any(|ip| ranges.iter().any(|r| r.contains(ip)));
+            let own = self.addresses.all.iter().map(|ip| IpNet::from(*ip));
+            let own = own.filter(|_| is_node);
+            Some(ranges.iter().copied().chain(own).collect())
+        }
     }
 
     /// Where a virtual server should listen.

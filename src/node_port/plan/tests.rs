@@ -197,6 +197,40 @@ fn an_external_address_is_listened_on_while_the_node_has_it() {
 }
 
 #[test]
+fn a_load_balancers_ranges_are_who_is_let_in() {
+    let mut plan = plan(&[]);
+    plan.set_addresses(addresses(&[NODE, EXTERNAL]));
+    let with = |ranges: Option<&[&str]>| {
+        let nets = ranges.map(|all| all.iter().map(|net| net.parse().unwrap()).collect());
+        Change::Upsert(VirtualServerSpec {
+            exposure: Exposure::LoadBalancerIp,
+            source_ranges: nets,
+            ..external("web")
+        })
+    };
+    let only = |steps: Vec<Step>| match steps.as_slice() {
+        [Step::Open(listen)] => listen.only.as_deref().map(|only| {
+            let nets: Vec<_> = only.iter().map(ToString::to_string).collect();
+            nets.join(" ")
+        }),
+        other => panic!("{other:?}"),
+    };
+    let opened = plan.program([&with(Some(&["10.1.0.0/16"]))]);
+    assert_eq!(only(opened.steps).unwrap(), "10.1.0.0/16");
+    let opened = plan.program([&with(None)]);
+    assert_eq!(only(opened.steps), None);
+    let named = Change::Node(NodeNetwork {
+        addresses: vec![NODE.parse().unwrap()],
+        ..NodeNetwork::default()
+    });
+    assert_eq!(plan.program([&named]).steps, []);
+    // The node is in one by an address that its object names: all of its own are.
+    let opened = plan.program([&with(Some(&["192.168.0.0/24"]))]);
+    let all = format!("192.168.0.0/24 {NODE}/32 {EXTERNAL}/32");
+    assert_eq!(only(opened.steps).unwrap(), all);
+}
+
+#[test]
 fn where_two_would_listen_the_other_follows_when_the_one_goes() {
     let mut plan = Plan::new(vec![NodePortAddress::Cidr(
         "198.51.100.0/24".parse().unwrap(),
