@@ -40,6 +40,8 @@ mod kube_addresses;
 mod kube_endpoints;
 #[path = "cluster/kube_flows.rs"]
 mod kube_flows;
+#[path = "cluster/kube_open_flows.rs"]
+mod kube_open_flows;
 #[path = "cluster/kube_ranges.rs"]
 mod kube_ranges;
 #[path = "cluster/kube_stage.rs"]
@@ -114,6 +116,7 @@ fn main() -> ExitCode {
         kube_addresses::trials(),
         kube_endpoints::trials(),
         kube_flows::trials(),
+        kube_open_flows::trials(),
         kube_ranges::trials(),
         kube_topology::trials(),
         lab_itself::trials(),

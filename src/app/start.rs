@@ -311,8 +311,19 @@ impl App {
                 ("the follower of the kernel", None)
             });
         }
-        let tun = Arc::clone(&link);
-        let keeping = routes::keep(tun, wanted, ranges, unrouted, routes::RETRY, server, found);
+        let device = routes::Device {
+            link: Arc::clone(&link),
+            dataplane: Arc::clone(&dataplane),
+        };
+        let keeping = routes::keep(
+            device,
+            wanted,
+            ranges,
+            unrouted,
+            routes::RETRY,
+            server,
+            found,
+        );
         public.spawn(async {
             keeping.await;
             ("the keeper of routes", None)

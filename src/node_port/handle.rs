@@ -210,7 +210,9 @@ impl NodePorts {
         let mut state = self.state();
         for step in state.plan.set_open(false) {
             match step {
-                Step::Close(at) => self.send(at.address.port(), Message::Drain(at)),
+                Step::Close(at) | Step::Linger(at) => {
+                    self.send(at.address.port(), Message::Drain(at));
+                }
                 Step::Open(listen) => {
                     self.send(listen.at.address.port(), Message::Open(listen));
                 }
@@ -315,6 +317,7 @@ impl NodePorts {
             let (port, message) = match step {
                 Step::Open(listen) => (listen.at.address.port(), Message::Open(listen)),
                 Step::Close(at) => (at.address.port(), Message::Close(at)),
+                Step::Linger(at) => (at.address.port(), Message::Drain(at)),
             };
             self.send(port, message);
         }

@@ -19,6 +19,9 @@ pub(super) enum Step {
     Open(Listen),
     /// Listen there no more.
     Close(ListenAddress),
+    /// Nobody serves there now: UDP flows go on for as long as they last, and nothing
+    /// new begins.
+    Linger(ListenAddress),
 }
 
 /// What changes, and who is to be told of something.
@@ -257,8 +260,12 @@ impl Plan {
             match owner {
                 None => {
                     self.claims.remove(&at);
-                    if owner_before.is_some() {
-                        closed.push(Step::Close(at));
+                    if let Some(before) = owner_before {
+                        closed.push(if self.lingers(at, before) {
+                            Step::Linger(at)
+                        } else {
+                            Step::Close(at)
+                        });
                     }
                 }
                 Some(owner) if Some(owner) != owner_before || retold.contains(&at) => {
@@ -269,6 +276,16 @@ impl Plan {
         }
         closed.append(&mut opened);
         closed
+    }
+
+    /// Whether only endpoints are missing there. As with kube-proxy, UDP flows of a
+    /// service that has none that serves are left alone.
+    fn lingers(&self, at: ListenAddress, server: VirtualAddress) -> bool {
+        let udp = at.protocol == Protocol::Udp && self.open;
+        let server = self.servers.get(&server).map(|its| (server, its));
+        udp && server.is_some_and(|(address, server)| {
+            !server.usable && self.places(address, server).contains(&at)
+        })
     }
 
     fn open(&self, at: ListenAddress, server: VirtualAddress) -> Option<Step> {
@@ -302,11 +319,20 @@ impl Plan {
 
     /// Where a virtual server should listen.
     fn listens(&self, address: VirtualAddress, server: &Server) -> BTreeSet<ListenAddress> {
+        if self.open && server.usable {
+            self.places(address, server)
+        } else {
+            BTreeSet::new()
+        }
+    }
+
+    /// Where it would listen if it had endpoints.
+    fn places(&self, address: VirtualAddress, server: &Server) -> BTreeSet<ListenAddress> {
         let at = |ip: IpAddr| ListenAddress {
             protocol: address.protocol,
             address: SocketAddr::new(ip, address.port),
         };
-        if !self.open || !server.usable || address.protocol == Protocol::Sctp {
+        if address.protocol == Protocol::Sctp {
             return BTreeSet::new();
         }
         match server.exposure {

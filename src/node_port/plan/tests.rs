@@ -59,6 +59,7 @@ fn told(steps: &[Step]) -> Vec<String> {
             listen.at.protocol, listen.at.address, listen.service
         ),
         Step::Close(at) => format!("close {} {}", at.protocol, at.address),
+        Step::Linger(at) => format!("linger {} {}", at.protocol, at.address),
     };
     steps.iter().map(tell).collect()
 }
@@ -193,6 +194,40 @@ fn an_external_address_is_listened_on_while_the_node_has_it() {
     assert_eq!(
         told(&plan.set_addresses(addresses(&[NODE]))),
         ["close TCP 198.51.100.7:80"]
+    );
+}
+
+#[test]
+fn flows_of_udp_outlast_endpoints_but_not_the_service() {
+    let mut plan = plan(&[NodePortAddress::Primary]);
+    let with_primary = || NodeAddresses {
+        primary: vec![NODE.parse().unwrap()],
+        ..addresses(&[NODE])
+    };
+    plan.set_addresses(with_primary());
+    let spec = node_port("dns", Family::V4, Protocol::Udp);
+    let mut empty = spec.clone();
+    empty.real_servers.clear();
+    let open = ["open UDP 192.168.0.2:30080 for default/dns"];
+    let linger = ["linger UDP 192.168.0.2:30080"];
+    assert_eq!(program(&mut plan, Change::Upsert(spec.clone())), open);
+    assert_eq!(program(&mut plan, Change::Upsert(empty.clone())), linger);
+    assert_eq!(program(&mut plan, Change::Upsert(spec.clone())), open);
+    let close = ["close UDP 192.168.0.2:30080"];
+    assert_eq!(program(&mut plan, Change::Remove(spec.address)), close);
+    // An address that goes, and the end of the process, are no want of endpoints.
+    assert_eq!(program(&mut plan, Change::Upsert(spec.clone())), open);
+    assert_eq!(told(&plan.set_addresses(addresses(&[]))), close);
+    assert_eq!(told(&plan.set_addresses(with_primary())), open);
+    assert_eq!(told(&plan.set_open(false)), close);
+    // Over TCP nothing goes through the listener once it is accepted.
+    let mut plan = self::plan(&[]);
+    let mut tcp = node_port("web", Family::V4, Protocol::Tcp);
+    program(&mut plan, Change::Upsert(tcp.clone()));
+    tcp.real_servers.clear();
+    assert_eq!(
+        program(&mut plan, Change::Upsert(tcp)),
+        ["close TCP 0.0.0.0:30080"]
     );
 }
 

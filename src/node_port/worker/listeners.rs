@@ -29,6 +29,7 @@ impl Worker {
         if let Some(number) = self.numbers.get(&listen.at)
             && let Some(listener) = self.listeners.get_mut(number)
         {
+            self.lingering.remove(number);
             if let Err(error) = listener.pass_to(listen) {
                 tell_unfiltered(listener.listen.at, &error);
             }
