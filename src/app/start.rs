@@ -225,6 +225,11 @@ impl App {
         // Without a cluster nobody knows of service ranges.
         let (cidrs, ranges) = watch::channel(ServiceCidrs::Unknown);
         let mut server = Vec::new();
+        let follows_pods = cluster && config.flows.pod_traffic == PodTraffic::Auto;
+        let first_reads = cluster::first_reads(
+            follows_pods.then(|| Arc::clone(&pods)),
+            (cluster && !fixed).then(|| ranges.clone()),
+        );
         match (&config.source, connection) {
             (Source::Cluster { .. }, Some(connection)) => {
                 server = cluster::addresses(connection.server()).await;
@@ -234,7 +239,7 @@ impl App {
                     node_name: config.node_name.clone(),
                     batches: sender,
                     service_cidrs: (!fixed).then_some(cidrs),
-                    pods: (config.flows.pod_traffic == PodTraffic::Auto).then_some(pods),
+                    pods: follows_pods.then_some(pods),
                 }
                 .spawn(&mut tasks);
             }
@@ -271,7 +276,7 @@ impl App {
         let mut found = BTreeSet::new();
         if let Some(predecessor) = predecessor {
             tokio::select! {
-                () = exposure.completed() => {}
+                _ = async { tokio::join!(exposure.completed(), first_reads) } => {}
                 ended = tasks.join_next() => return Err(why_ended(ended)),
             }
             predecessor.take(&table, &dataplane, &node_ports).await?;

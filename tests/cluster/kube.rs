@@ -37,6 +37,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         .one("without_permission_each_address_has_a_route", host_routes)
         .one("a_node_that_leaves_is_told_to_load_balancers", leaving)
         .one("network_policies_keep_pods_out", network_policies)
+        .one("network_policies_are_known_before_a_take_over", taken_over)
         .one("the_api_server_fails_while_traffic_runs", api_server_fails)
         .one("every_pod_is_replaced_under_load", || {
             rolling_replacement("Cluster")
@@ -377,6 +378,48 @@ fn network_policies() -> Result<(), Failed> {
     until_answered(stage.client(), vip, "pod-5")
 }
 
+/// A process that takes over knows first what decides about pods, and so they are
+/// served all the time.
+fn taken_over() -> Result<(), Failed> {
+    let mut stage = KubeStage::seed()?;
+    let _servers = serve(&stage, &["pod-5"])?;
+    stage.serve("web", cluster_ip("10.0.0.3"), &["pod-5"]);
+    stage.start(&[])?;
+    let vip = at("10.0.0.3:80");
+    until_answered(stage.client(), vip, "pod-5")?;
+    let load = Load::within(&[stage.client()], vip, SECOND);
+    load.run_on(10)?;
+    // Its first questions are not answered, and the one after some time.
+    for resource in ["networkpolicies", "servicecidrs"] {
+        for _ in 0..3 {
+            stage.api.fault(resource, Fault::Status(500));
+        }
+    }
+    let asked = stage.api.seen("networkpolicies").len();
+    let former = stage.take_over(|stage, new| {
+        let seen = || stage.api.seen("networkpolicies").len();
+        until(seen, |seen| *seen >= asked + 2)?;
+        // The objects are long read.
+        load.run_on(10)?;
+        let log = new.log();
+        assert!(!log.contains("taken over: "), "{log}");
+        Ok(())
+    })?;
+    load.run_on(50)?;
+    load.end()?;
+    let log = stage.proxy().log();
+    let policies = log.find("the cluster has no NetworkPolicies");
+    assert!(
+        policies.is_some() && policies < log.find("taken over: "),
+        "{log}"
+    );
+    drop(former);
+    Ok(())
+}
+
+/// Less than until a SYN that was lost is sent again (RFC 6298 section 2).
+const SECOND: Duration = Duration::from_millis(900);
+
 /// Clients that connect without a pause, and what failed them.
 struct Load {
     over: Arc<AtomicBool>,
@@ -386,12 +429,17 @@ struct Load {
 
 impl Load {
     fn start(from: &[&Namespace], to: SocketAddr) -> Self {
+        Self::within(from, to, LIMIT)
+    }
+
+    /// Each connection must be made and answered in this time.
+    fn within(from: &[&Namespace], to: SocketAddr, limit: Duration) -> Self {
         let (over, asked) = (Arc::new(AtomicBool::new(false)), Arc::default());
         let ask = |from: &&Namespace| {
             let (from, over, asked) = ((*from).clone(), Arc::clone(&over), Arc::clone(&asked));
             thread::spawn(move || {
                 while !over.load(Ordering::Relaxed) {
-                    client::who(&from, to, LIMIT).map_err(|error| error.to_string())?;
+                    client::who(&from, to, limit).map_err(|error| error.to_string())?;
                     let _ = AtomicUsize::fetch_add(&asked, 1, Ordering::Relaxed);
                 }
                 Ok(())

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::api_server::ApiServer;
-use crate::world::{BINARY, Family, TUN};
+use crate::world::{BINARY, Family, LIMIT, TUN};
 
 /// The port at which the API server listens on the master.
 const API_PORT: u16 = 6443;
@@ -75,6 +75,24 @@ impl KubeStage {
         );
         let proxy = ProxyProcess::start(self.master(), Path::new(BINARY), &options)?;
         Ok(self.proxy.insert(proxy))
+    }
+
+    /// Another proxy takes over from the one that runs, which is returned. `meanwhile` is
+    /// done as soon as the new one was started.
+    pub(crate) fn take_over(
+        &mut self,
+        meanwhile: impl FnOnce(&Self, &ProxyProcess) -> Result<(), Failed>,
+    ) -> Result<ProxyProcess, Failed> {
+        let options = ProxyOptions::of_cluster(&self.kubeconfig)
+            .admin_socket(self.proxy().admin_socket())
+            .argument("--takeover");
+        let new = ProxyProcess::spawn(self.master(), Path::new(BINARY), &options)?;
+        meanwhile(self, &new)?;
+        if new.wait_for_log("taken over: ", LIMIT).is_none() {
+            return Err(format!("not taken over:\n{}", new.log()).into());
+        }
+        new.wait_until_ready()?;
+        self.proxy.replace(new).ok_or_else(|| "no proxy".into())
     }
 
     /// The proxy that [`Self::start`] started.
