@@ -10,6 +10,7 @@ use crate::service::fixtures::{
 use crate::service::object::ObjectKind::{self, EndpointSlice as Slice, Service as Svc};
 
 mod conflicts;
+mod histories;
 mod properties;
 mod transitions;
 
