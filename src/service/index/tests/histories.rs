@@ -28,7 +28,7 @@ fn step() -> impl Strategy<Value = Step> {
     let kind = prop_oneof![
         4 => Just(Svc),
         6 => Just(Slice),
-        2 => Just(ObjectKind::Node),
+        3 => Just(ObjectKind::Node),
         1 => Just(ObjectKind::Namespace),
     ];
     let delete = prop_oneof![4 => Just(false), 1 => Just(true)];
@@ -72,21 +72,15 @@ impl Draw<'_> {
 /// Two namespaces, in which the same names occur.
 fn name_of(step: &Step) -> NamespacedName {
     match step.kind {
-        ObjectKind::Node => NamespacedName::new("", format!("n{}", step.name % 2).as_str()),
+        ObjectKind::Node => NamespacedName::new("", format!("n{}", step.name / 3).as_str()),
         ObjectKind::Namespace => NamespacedName::new("", namespace(step.name)),
-        Svc | Slice => {
-            let name = format!(
-                "{}{}",
-                &step.kind.as_str()[..1].to_lowercase(),
-                step.name / 2
-            );
-            NamespacedName::new(namespace(step.name), name.as_str())
-        }
+        Svc => NamespacedName::new(namespace(step.name), format!("s{}", step.name / 2).as_str()),
+        Slice => NamespacedName::new(namespace(step.name), format!("e{}", step.name).as_str()),
     }
 }
 
 fn namespace(n: u8) -> &'static str {
-    ["default", "shop"][usize::from(n % 2)]
+    if n == 3 { "shop" } else { "default" }
 }
 
 fn metadata(name: &NamespacedName, draw: &mut Draw<'_>, labels: &[(&str, &str)]) -> Value {
@@ -122,11 +116,11 @@ fn service_object(name: &NamespacedName, draw: &mut Draw<'_>) -> Value {
     // Rarely somebody else's.
     let labels = if draw.below(4) == 0 { &labels[..] } else { &[] };
     let policy = ["Cluster", "Local"];
-    let ports: Vec<_> = (0..draw.below(4))
+    let ports: Vec<_> = (0..1 + draw.below(3))
         .map(|_| {
             json!({
-                "name": draw.one(&["a", "b", "", "c"]),
-                "protocol": draw.one(&["TCP", "UDP", "SCTP"]),
+                "name": draw.one(&["a", "a", "b", ""]),
+                "protocol": draw.one(&["TCP", "UDP", "SCTP", "TCP"]),
                 "port": draw.one(&[80, 81, 82]),
                 "nodePort": draw.one(&[Value::Null, json!(30_000), json!(30_001)]),
             })
@@ -147,7 +141,6 @@ fn service_object(name: &NamespacedName, draw: &mut Draw<'_>) -> Value {
         json!(["fd00::2"]),
         json!(["10.0.0.2", "fd00::2"]),
         json!(["None"]),
-        json!([]),
     ]);
     json!({
         "metadata": metadata(name, draw, labels),
@@ -170,12 +163,12 @@ fn service_object(name: &NamespacedName, draw: &mut Draw<'_>) -> Value {
 
 fn slice_object(name: &NamespacedName, draw: &mut Draw<'_>) -> Value {
     let kind = draw.one(&["IPv4", "IPv6", "IPv4", "FQDN"]);
-    let ports: Vec<_> = (0..draw.below(4))
+    let ports: Vec<_> = (0..1 + draw.below(3))
         .map(|_| {
             json!({
-                "name": draw.one(&[json!("a"), json!("b"), json!(""), json!("c"), Value::Null]),
+                "name": draw.one(&[json!("a"), json!("a"), json!("b"), json!(""), Value::Null]),
                 "protocol": draw.one(&[json!("TCP"), json!("UDP"), Value::Null]),
-                "port": draw.one(&[json!(8080), json!(8081), Value::Null]),
+                "port": draw.one(&[json!(8080), json!(8081), json!(8080), Value::Null]),
             })
         })
         .collect();
@@ -183,7 +176,7 @@ fn slice_object(name: &NamespacedName, draw: &mut Draw<'_>) -> Value {
         let names = names.into_iter().map(|name| json!({"name": name}));
         Value::Array(names.collect())
     };
-    let hinted = draw.below(2) == 0;
+    let hinted = draw.below(4) != 0;
     let endpoints: Vec<_> = (0..draw.below(5))
         .map(|_| {
             let number = draw.below(4);
@@ -193,15 +186,16 @@ fn slice_object(name: &NamespacedName, draw: &mut Draw<'_>) -> Value {
                 // As some controllers have written them.
                 _ => draw.one(&[format!("10.1.1.{number}"), format!("10.01.001.00{number}")]),
             };
-            let zones = if hinted {
-                named(draw.some(&["z0", "z1"]))
-            } else {
-                Value::Null
+            // Mostly as the controller hints them: each for some zone.
+            let zones = match draw.below(8) {
+                _ if !hinted => Value::Null,
+                0 => named(draw.some(&["z0", "z1"])),
+                _ => named(vec![draw.one(&["z0", "z1"])]),
             };
-            let nodes = if hinted {
-                named(draw.some(&["n0", "n1"]))
-            } else {
-                Value::Null
+            let nodes = match draw.below(3) {
+                _ if !hinted => Value::Null,
+                0 => named(vec![draw.one(&["n0", "n1"])]),
+                _ => named(draw.some(&["n0", "n1"])),
             };
             json!({
                 "addresses": [address, "10.9.9.9"],
@@ -217,7 +211,7 @@ fn slice_object(name: &NamespacedName, draw: &mut Draw<'_>) -> Value {
         })
         .collect();
     let mut metadata = metadata(name, draw, &[]);
-    let service = draw.one(&[Some("s0"), Some("s1"), Some("s0"), Some("s2"), None]);
+    let service = draw.one(&[Some("s0"), Some("s1"), Some("s0"), Some("s1"), None]);
     if let Some(service) = service {
         metadata["labels"]["kubernetes.io/service-name"] = service.into();
     }
@@ -225,7 +219,13 @@ fn slice_object(name: &NamespacedName, draw: &mut Draw<'_>) -> Value {
 }
 
 fn node_object(name: &NamespacedName, draw: &mut Draw<'_>) -> Value {
-    let zone = draw.one(&[json!("z0"), json!("z1"), json!(""), Value::Null]);
+    let zone = draw.one(&[
+        json!("z0"),
+        json!("z1"),
+        json!("z0"),
+        json!(""),
+        Value::Null,
+    ]);
     let mut labels = Map::new();
     if !zone.is_null() {
         labels.insert("topology.kubernetes.io/zone".to_owned(), zone);
