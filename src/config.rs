@@ -40,7 +40,9 @@ mod tests;
 pub use args::{ADMIN_SOCKET, DeviceArgs, RunArgs};
 pub use error::{ConfigError, FileError};
 pub use settings::{Loaded, Settings};
-pub use values::{InterfaceName, LogFilter, LogFormat, MasqueradeSource, Mode, PodTraffic};
+pub use values::{
+    DetectLocalMode, InterfaceName, LogFilter, LogFormat, MasqueradeSource, Mode, PodTraffic,
+};
 
 /// FIN timeout when the flag says 0: that of IPVS (`ip_vs_proto_tcp.c`).
 const TCPFIN_TIMEOUT: Duration = Duration::from_secs(120);
@@ -66,6 +68,10 @@ pub struct Config {
     /// Networks routed into the TUN, none within another; empty is what the
     /// cluster says, or else each service's address.
     pub service_cidrs: Vec<IpNet>,
+    /// Networks of the cluster's pods, as far as they were given.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// How pods are told from clients from outside.
+    pub detect_local_mode: DetectLocalMode,
     /// The device.
     pub tun: TunConfig,
     /// How flows are carried.
@@ -166,6 +172,8 @@ impl TryFrom<RunArgs> for Config {
             source: source(args.manifests, args.kubeconfig, args.master)?,
             node_name: args.hostname_override.map_or_else(host_name, Ok)?,
             service_cidrs: service_cidrs(args.service_cidr)?,
+            cluster_cidrs: args.cluster_cidr,
+            detect_local_mode: args.detect_local_mode,
             tun: TunConfig {
                 name: args.tun_name,
                 addresses: tun_addresses(args.tun_address)?,

@@ -12,10 +12,10 @@ use hyper::Uri;
 use ipnet::IpNet;
 
 use super::values::{
-    InterfaceName, ListenAddress, LogFilter, LogFormat, MasqueradeSource, Mode, PodTraffic,
-    duration_or_zero, healthz_bind_address, interface_name, masquerade_source, master, memory,
-    metrics_bind_address, node_name, node_port_address, positive_duration, scheduler, service_cidr,
-    tun_address,
+    DetectLocalMode, InterfaceName, ListenAddress, LogFilter, LogFormat, MasqueradeSource, Mode,
+    PodTraffic, cluster_cidr, duration_or_zero, healthz_bind_address, interface_name,
+    masquerade_source, master, memory, metrics_bind_address, node_name, node_port_address,
+    positive_duration, scheduler, service_cidr, tun_address,
 };
 use crate::ipvs::SchedulerKind;
 use crate::node_port::NodePortAddress;
@@ -81,6 +81,31 @@ pub struct RunArgs {
     /// address outside them, or for all where there are no such objects.
     #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = service_cidr, help_heading = "Cluster")]
     pub(super) service_cidr: Vec<IpNet>,
+
+    /// Networks of the cluster's pods
+    ///
+    /// Under externalTrafficPolicy Local a client in them is a pod and gets all
+    /// endpoints at external and load balancer IPs and node ports, and --pod-traffic
+    /// means it there. Default, also for a family of which none is given: the
+    /// networks of this node's pods, as its Node object has them. Where neither is
+    /// known, pods count as clients from outside.
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = cluster_cidr, help_heading = "Cluster")]
+    pub(super) cluster_cidr: Vec<IpNet>,
+
+    /// How pods are told from clients from outside
+    ///
+    /// ClusterCIDR: by --cluster-cidr. NodeCIDR: by the networks of this node's
+    /// pods alone. BridgeInterface and InterfaceNamePrefix, which kube-proxy has
+    /// too, go by the interface that a packet came in by; that is not seen here,
+    /// and they are as NodeCIDR, with a warning.
+    #[arg(
+        long,
+        value_name = "MODE",
+        default_value = "ClusterCIDR",
+        value_enum,
+        help_heading = "Cluster"
+    )]
+    pub(super) detect_local_mode: DetectLocalMode,
 
     /// Set no route but those of --service-cidr
     ///

@@ -233,6 +233,39 @@ fn masquerade_sources() {
 }
 
 #[test]
+fn networks_of_pods() {
+    let none = ok(&[]);
+    assert!(none.cluster_cidrs.is_empty());
+    assert_eq!(none.detect_local_mode, DetectLocalMode::ClusterCidr);
+    let nets = [
+        "10.244.0.0/16".parse().unwrap(),
+        "fd00:244::/56".parse().unwrap(),
+    ];
+    // As kube-proxy takes a pair, host bits and all.
+    let given = ok(&["--cluster-cidr", "10.244.1.2/16, fd00:244::/56"]);
+    assert_eq!(given.cluster_cidrs, nets);
+    refused(
+        &["--cluster-cidr", "pods"],
+        &["--cluster-cidr", "pods", "is no network"],
+    );
+    for (text, needs_interface) in [
+        ("NodeCIDR", false),
+        ("BridgeInterface", true),
+        ("InterfaceNamePrefix", true),
+    ] {
+        let mode = ok(&["--detect-local-mode", text]).detect_local_mode;
+        assert_eq!(
+            (mode.as_str(), mode.needs_interface()),
+            (text, needs_interface)
+        );
+    }
+    refused(
+        &["--detect-local-mode", "Guess"],
+        &["--detect-local-mode", "Guess"],
+    );
+}
+
+#[test]
 fn policies_as_in_ipvs_mode_are_asked_for() {
     assert!(!ok(&[]).flows.ipvs_compat);
     assert!(ok(&["--ipvs-compat"]).flows.ipvs_compat);

@@ -28,6 +28,9 @@ impl Config {
         }
         set("hostname-override", json!(self.node_name));
         set("service-cidr", texts(&self.service_cidrs));
+        set("cluster-cidr", texts(&self.cluster_cidrs));
+        let detect = self.detect_local_mode.as_str();
+        set("detect-local-mode", json!(detect));
         let TunConfig {
             name,
             addresses,

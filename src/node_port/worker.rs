@@ -50,8 +50,8 @@ pub(super) enum Message {
     Open(Listen),
     /// Listen there no more. UDP flows that came through it end.
     Close(ListenAddress),
-    /// The process ends: take no new flows there. A UDP listener stays open until the
-    /// last flow that answers through it has ended.
+    /// The process ends, or nobody serves: take no new flows there. A UDP listener stays
+    /// open until the last flow that answers through it has ended.
     Drain(ListenAddress),
     /// The process ends: UDP flows that are silent are over sooner.
     Hasten,
