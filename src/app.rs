@@ -35,6 +35,7 @@ use programming::ProgrammingLatency;
 use reload::Reloader;
 use takeover::FormerSide;
 
+mod checks;
 mod cluster;
 pub mod confinement;
 mod control;

@@ -62,8 +62,9 @@ enum Command {
     ///
     /// What can be missing: the real server's side of such a flow if several opened at
     /// once, or with --real-server (then its client's side too); real servers tried in
-    /// vain; all but the first fragment of a datagram; and what the kernel dropped, or
-    /// the buffer of 32 MiB for waiting packets, which is told at the end.
+    /// vain; all but the first fragment of a datagram; and what the kernel dropped for want
+    /// of room in the ring of 128 MiB that it shares with this process, or the buffer of 32
+    /// MiB for waiting packets, which is told at the end. --snaplen 128 makes both go far.
     Capture(capture::CaptureArgs),
     /// Tell what this node has and lacks: a line for each thing, with what mends it
     ///

@@ -202,7 +202,10 @@ impl TryFrom<RunArgs> for Config {
             fixed_routes: fixed_routes(args.fixed_routes, args.mode, fixed)?,
             mode: args.mode,
             kube_proxy_healthz: args.kube_proxy_healthz,
-            metrics_bind_address: args.metrics_bind_address.0,
+            metrics_bind_address: match args.metrics_bind_address {
+                Some(address) => address.0,
+                None => Some(default_metrics(args.mode)),
+            },
             metrics_max_services: args.metrics_max_services,
             admin_socket: admin_socket(args.admin_socket)?,
             takeover: args.takeover,
@@ -220,6 +223,15 @@ fn default_healthz(mode: Mode) -> SocketAddr {
         Mode::Fallback => values::FALLBACK_HEALTHZ_PORT,
     };
     SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port)
+}
+
+/// As [`default_healthz`].
+fn default_metrics(mode: Mode) -> SocketAddr {
+    let port = match mode {
+        Mode::Always => values::METRICS_PORT,
+        Mode::Fallback => values::FALLBACK_METRICS_PORT,
+    };
+    SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)
 }
 
 /// clap has seen to it that there is only one.

@@ -50,6 +50,8 @@ mod capture;
 mod check;
 #[path = "cluster/closing.rs"]
 mod closing;
+#[path = "cluster/counted.rs"]
+mod counted;
 #[path = "cluster/demo.rs"]
 mod demo;
 #[path = "cluster/drain.rs"]
@@ -138,6 +140,7 @@ fn main() -> ExitCode {
         capture::trials(),
         check::trials(),
         closing::trials(),
+        counted::trials(),
         demo::trials(),
         drain::trials(),
         failover::trials(),

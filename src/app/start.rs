@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use super::checks::Checker;
 use super::cluster::{self, Following};
 use super::confinement::{Confinement, unprivileged};
 use super::control::Control;
@@ -213,6 +214,7 @@ impl App {
         let view = ProxyView {
             observer: Arc::clone(&observer),
             config: in_effect.subscribe(),
+            checker: Checker::new(in_effect.subscribe()),
             log,
             explainer: Explainer {
                 index: control.index(),

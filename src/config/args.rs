@@ -329,9 +329,10 @@ pub struct RunArgs {
     /// ADDRESS:PORT, :PORT, or an address, whose port is then 10249; empty: no
     /// such server. Whoever reaches it reads clients' addresses and the names of
     /// services. If the address is taken, by kube-proxy for instance, run ends
-    /// with status 1.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:10249", value_parser = metrics_bind_address, help_heading = "Operation")]
-    pub(super) metrics_bind_address: ListenAddress,
+    /// with status 1. Default: 127.0.0.1:10249; with --mode fallback, where
+    /// kube-proxy has that port, 127.0.0.1:10269.
+    #[arg(long, value_name = "ADDR", value_parser = metrics_bind_address, help_heading = "Operation")]
+    pub(super) metrics_bind_address: Option<ListenAddress>,
 
     /// Most service ports with metrics and a history of their own
     ///

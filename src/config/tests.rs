@@ -54,6 +54,10 @@ fn defaults_are_those_of_the_contract() {
         Some(([0, 0, 0, 0], 10256).into())
     );
     assert_eq!(
+        config.metrics_bind_address,
+        Some(([127, 0, 0, 1], 10249).into())
+    );
+    assert_eq!(
         config.admin_socket.to_str(),
         Some("/run/kube-tun-proxy/admin.sock")
     );
@@ -359,6 +363,32 @@ fn healthz_addresses() {
             &["--healthz-bind-address", value],
         );
     }
+}
+
+#[test]
+fn beside_kube_proxy_other_ports() {
+    let config = ok(&["--mode=fallback"]);
+    let told = |address: Option<SocketAddr>| address.map(|at| at.to_string());
+    assert_eq!(
+        told(config.healthz_bind_address).as_deref(),
+        Some("0.0.0.0:10266")
+    );
+    assert_eq!(
+        told(config.metrics_bind_address).as_deref(),
+        Some("127.0.0.1:10269")
+    );
+    // What is given is what is taken.
+    let given = [
+        "--mode=fallback",
+        "--healthz-bind-address=127.0.0.1:10256",
+        "--metrics-bind-address=",
+    ];
+    let config = ok(&given);
+    assert_eq!(
+        told(config.healthz_bind_address).as_deref(),
+        Some("127.0.0.1:10256")
+    );
+    assert_eq!(config.metrics_bind_address, None);
 }
 
 #[test]

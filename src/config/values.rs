@@ -26,8 +26,12 @@ pub(super) const HEALTHZ_PORT: u16 = 10256;
 /// Port of our own beside kube-proxy: none of Kubernetes' own components has it
 /// (10248 to 10260, <https://kubernetes.io/docs/reference/networking/ports-and-protocols>).
 pub(super) const FALLBACK_HEALTHZ_PORT: u16 = 10266;
+
 /// Port of its metrics server (ibid.).
-const METRICS_PORT: u16 = 10249;
+pub(super) const METRICS_PORT: u16 = 10249;
+
+/// Port of our own beside kube-proxy, free for the same reason; 10259 is kube-scheduler's.
+pub(super) const FALLBACK_METRICS_PORT: u16 = 10269;
 
 /// Name of a network interface that the kernel accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]

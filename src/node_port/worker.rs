@@ -166,6 +166,8 @@ impl Worker {
         let mut events = Events::with_capacity(EVENTS);
         loop {
             let timeout = self.timeout();
+            // From the last look at the clock after a wait to here it was at work.
+            self.stats.busy(self.now.elapsed());
             let waited = self.poll.poll(&mut events, timeout);
             self.now = Instant::now();
             match waited {
