@@ -5,6 +5,7 @@ use std::future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::task::spawn_blocking;
@@ -213,14 +214,14 @@ impl App {
                     }
                     told = true;
                     notify(NotifyState::Stopping);
-                    info!(signal, timeout = ?limit, "stopping, flows go on to drain");
-                    deadline.get_or_insert(Instant::now() + limit);
+                    let time = if stays { limit } else { alone };
+                    info!(signal, timeout = ?time, "stopping, flows go on to drain");
+                    deadline = earlier(deadline, time);
                 }
                 () = &mut successor_gone, if !is_gone => {
                     is_gone = true;
                     // Nothing new is carried until this one is out of the way.
-                    let soon = Instant::now() + alone;
-                    deadline = Some(deadline.map_or(soon, |before| before.min(soon)));
+                    deadline = earlier(deadline, alone);
                     warn!(timeout = ?alone, "the process that has taken over is gone, flows drain");
                 }
                 ended = self.tasks.join_next() => return Err(why_ended(ended)),
@@ -229,6 +230,12 @@ impl App {
             }
         }
     }
+}
+
+/// In that time, unless it is over before.
+fn earlier(deadline: Option<Instant>, time: Duration) -> Option<Instant> {
+    let soon = Instant::now() + time;
+    Some(deadline.map_or(soon, |before| before.min(soon)))
 }
 
 /// Returns at that time; without one, never.

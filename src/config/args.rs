@@ -353,9 +353,9 @@ pub struct RunArgs {
 
     /// Time that flows get to end by themselves after a hand-over to a new process
     ///
-    /// That one takes all new flows meanwhile. It begins with the hand-over, or, with
-    /// --generation, with SIGTERM. If the new process ends too, --drain-timeout holds
-    /// from then on. Default: as --drain-timeout.
+    /// That one takes all new flows meanwhile. It begins with the hand-over, and SIGTERM
+    /// leaves --drain-timeout of it; with --generation it begins with SIGTERM. If the new
+    /// process ends too, --drain-timeout holds from then on. Default: as --drain-timeout.
     #[arg(long, value_name = "DURATION", value_parser = duration_or_zero, help_heading = "Operation")]
     pub(super) takeover_drain_timeout: Option<Duration>,
 
