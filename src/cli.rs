@@ -24,6 +24,7 @@ mod generate;
 mod init;
 mod list;
 mod log_level;
+mod ready;
 mod run;
 mod top;
 
@@ -77,6 +78,8 @@ enum Command {
     /// takes as many queues as run has workers. Without CAP_NET_ADMIN, run serves what
     /// is routed here, and nothing that needs a route of its own.
     Init(Box<init::InitArgs>),
+    /// Tell whether the proxy that runs here is ready: status 0, else 1 with what it waits for
+    Ready(ready::ReadyArgs),
     /// Watch virtual servers and flows of the proxy that runs here, live in a terminal
     Top(top::TopArgs),
     /// Show it: a cluster in network namespaces, the proxy in it, traffic through it
@@ -105,6 +108,7 @@ pub fn main() -> ExitCode {
         Command::Capture(args) => capture::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Check(args) => check::run(*args),
         Command::Init(args) => init::run(*args).map(|()| ExitCode::SUCCESS),
+        Command::Ready(args) => ready::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Top(args) => top::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => demo::run(&args),
         Command::Completions(args) => {

@@ -94,8 +94,12 @@ pub struct Config {
     pub admin_socket: PathBuf,
     /// Whether to take over from a proxy that runs.
     pub takeover: bool,
+    /// Its number among processes that are kept running beside one another.
+    pub generation: Option<u64>,
     /// How long flows may run on after the signal to stop.
     pub drain_timeout: Duration,
+    /// How long flows may run on after a hand-over.
+    pub takeover_drain_timeout: Duration,
     /// Form of the log.
     pub log_format: LogFormat,
     /// What is logged.
@@ -209,7 +213,9 @@ impl TryFrom<RunArgs> for Config {
             metrics_max_services: args.metrics_max_services,
             admin_socket: admin_socket(args.admin_socket)?,
             takeover: args.takeover,
+            generation: args.generation,
             drain_timeout: args.drain_timeout,
+            takeover_drain_timeout: args.takeover_drain_timeout.unwrap_or(args.drain_timeout),
             log_format: args.log_format,
             log_level: args.log_level,
         })

@@ -116,6 +116,8 @@ mod start;
 mod takeover;
 #[path = "cluster/takeover_kinds.rs"]
 mod takeover_kinds;
+#[path = "cluster/takeover_pods.rs"]
+mod takeover_pods;
 #[path = "cluster/tcp.rs"]
 mod tcp;
 #[path = "cluster/telling.rs"]
@@ -168,6 +170,7 @@ fn main() -> ExitCode {
         start::trials(),
         takeover::trials(),
         takeover_kinds::trials(),
+        takeover_pods::trials(),
         tcp::trials(),
         telling::trials(),
         transfer::trials(),

@@ -123,6 +123,7 @@ impl Observer {
         api::Status {
             version: VERSION.to_owned(),
             node: self.node.clone(),
+            generation: self.config.borrow().generation,
             uptime_seconds: self.started.0.elapsed().as_secs(),
             health: HealthStatus {
                 ready: waiting_for.is_empty(),

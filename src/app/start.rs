@@ -300,9 +300,10 @@ impl App {
         }
         // What follows is one process's at a time.
         let mut public = JoinSet::new();
+        let mut admin_server = JoinSet::new();
         let (sender, takeovers) = mpsc::channel(1);
         let serving = admin_socket.serve(Arc::clone(&view), sender);
-        public.spawn(async { ("the admin server", serving.await.err()) });
+        admin_server.spawn(async { ("the admin server", serving.await.err()) });
         if let Some(listener) = metrics {
             let name = config.node_name.clone();
             let serving = async move { web::serve(listener, view, &name).await };
@@ -338,7 +339,8 @@ impl App {
         let former = FormerSide {
             tun: bound.tun.clone(),
             offloads: queues.offloads,
-            admin,
+            generation: config.generation,
+            admin: Some(admin),
             listeners,
             table: Arc::clone(&table),
             dataplane: Arc::clone(&dataplane),
@@ -366,6 +368,7 @@ impl App {
             participation,
             tasks,
             public,
+            admin_server,
             exposure,
             former,
             admin_lent,

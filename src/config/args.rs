@@ -126,11 +126,26 @@ pub struct RunArgs {
     ///
     /// It is asked on --admin-socket. Its device, listeners, schedulers' positions and
     /// session affinity pass to this process, which takes all new flows; the other one
-    /// ends with the flows it has, or when its own --drain-timeout is over. If it cannot
-    /// hand over, run ends with status 1 and the other goes on. If none runs, this is an
-    /// ordinary start.
+    /// ends with the flows it has, or when its own --takeover-drain-timeout is over. If
+    /// it cannot hand over, run ends with status 1 and the other goes on. One that is
+    /// about to end is waited for. If none runs, this is an ordinary start.
     #[arg(long, help_heading = "Operation")]
     pub(super) takeover: bool,
+
+    /// Which of several processes that are kept running here is the newer one
+    ///
+    /// For a DaemonSet that surges: two pods are on a node for a while, and each is
+    /// started anew when it ends. One with a lower number does not take over from one
+    /// with a higher. Instead, and once it has handed over and its flows have ended, it
+    /// waits for SIGTERM, or until no proxy runs here any more; then it ends, to be
+    /// started anew. The number of a pod is its label pod-template-generation.
+    #[arg(
+        long,
+        value_name = "N",
+        env = "KUBE_TUN_PROXY_GENERATION",
+        help_heading = "Operation"
+    )]
+    pub(super) generation: Option<u64>,
 
     /// Name of the TUN device to make
     ///
@@ -361,6 +376,14 @@ pub struct RunArgs {
     /// default) it is cut short by SIGKILL.
     #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = duration_or_zero, help_heading = "Operation")]
     pub(super) drain_timeout: Duration,
+
+    /// Time that flows get to end by themselves after a hand-over to a new process
+    ///
+    /// That one takes all new flows meanwhile. It begins with the hand-over, and SIGTERM
+    /// leaves --drain-timeout of it; with --generation it begins with SIGTERM. If the new
+    /// process ends too, --drain-timeout holds from then on. Default: as --drain-timeout.
+    #[arg(long, value_name = "DURATION", value_parser = duration_or_zero, help_heading = "Operation")]
+    pub(super) takeover_drain_timeout: Option<Duration>,
 
     /// Whether each finished flow has its event in the log
     ///

@@ -55,6 +55,7 @@ impl Config {
         set("metrics-max-services", json!(self.metrics_max_services));
         set("admin-socket", json!(self.admin_socket));
         set("drain-timeout", time(self.drain_timeout));
+        set("takeover-drain-timeout", time(self.takeover_drain_timeout));
         let format = match self.log_format {
             LogFormat::Text => "text",
             LogFormat::Json => "json",

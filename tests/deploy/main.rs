@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, FromArgMatches};
-use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetUpdateStrategy};
 use k8s_openapi::api::core::v1::{
     ConfigMap, Container, HTTPGetAction, PodSpec, SecurityContext, ServiceAccount,
 };
@@ -79,6 +79,7 @@ struct Deployment {
     role: ClusterRole,
     pod: PodSpec,
     settings: BTreeMap<String, String>,
+    strategy: DaemonSetUpdateStrategy,
 }
 
 impl Deployment {
@@ -129,6 +130,7 @@ impl Deployment {
             role,
             pod,
             settings,
+            strategy: spec.update_strategy.unwrap(),
         }
     }
 
@@ -158,6 +160,7 @@ impl Deployment {
                     (Some(key), None) => self.settings[&key.key].clone(),
                     (None, Some(field)) => match field.field_path.as_str() {
                         "spec.nodeName" => "node-1".to_owned(),
+                        "metadata.labels['pod-template-generation']" => "3".to_owned(),
                         "status.hostIP" => "192.168.0.11".to_owned(),
                         other => panic!("{other}"),
                     },
@@ -174,6 +177,18 @@ impl Deployment {
             assert!(!word.contains("$("), "{}: {word}", self.name);
         }
         words
+    }
+
+    /// The directory of the node that containers have there.
+    fn host_path(&self, at: &str) -> String {
+        let mounts = self.main().volume_mounts.iter().flatten();
+        let mount = mounts.into_iter().find(|mount| mount.mount_path == at);
+        let name = &mount.unwrap().name;
+        let volumes = self.pod.volumes.iter().flatten();
+        let volume = volumes.into_iter().find(|volume| volume.name == *name);
+        let host_path = volume.unwrap().host_path.as_ref().unwrap();
+        assert_eq!(host_path.type_.as_deref(), Some("DirectoryOrCreate"));
+        host_path.path.clone()
     }
 
     /// The configuration that the main container runs with.
@@ -274,7 +289,8 @@ fn the_program_takes_the_words_it_is_started_with() {
         assert_eq!(master.port_u16(), Some(6443), "{name}");
         // The kubelet waits longer than the proxy does.
         let grace = deployment.pod.termination_grace_period_seconds.unwrap();
-        let drain = i64::try_from(config.drain_timeout.as_secs()).unwrap();
+        let drain = config.drain_timeout.max(config.takeover_drain_timeout);
+        let drain = i64::try_from(drain.as_secs()).unwrap();
         assert!(grace > drain + 5, "{name}");
     }
     let masters = Deployment::of("masters");
@@ -307,10 +323,6 @@ fn probes_ask_where_health_is_told() {
             };
             assert_eq!(asked, Some(&expected), "{name}");
         }
-        assert_eq!(
-            main.ports, None,
-            "they would keep pods from being scheduled"
-        );
     }
     // Not where kube-proxy is.
     let fallback = Deployment::of("fallback").config();
@@ -321,6 +333,56 @@ fn probes_ask_where_health_is_told() {
     for ours in ours.into_iter().flatten() {
         assert!(kube_proxy.iter().all(|theirs| theirs.port() != ours.port()));
     }
+}
+
+/// The new pod runs beside the old one, finds it, and is not mistaken for it.
+#[test]
+fn an_upgrade_hands_over() {
+    let command = cli::command();
+    let environment = |name: &str| {
+        let command = command.find_subcommand(name).unwrap();
+        let mut arguments = command.get_arguments();
+        let found = arguments.find(|one| one.get_long() == Some("generation"));
+        found.unwrap().get_env().unwrap().to_owned()
+    };
+    let generation = environment("run");
+    assert_eq!(environment("ready"), generation);
+    let mut directories = BTreeMap::new();
+    for name in ALL {
+        let deployment = Deployment::of(name);
+        let rolling = deployment.strategy.rolling_update.as_ref().unwrap();
+        // The API takes one of the two only.
+        assert_eq!(rolling.max_surge, Some(IntOrString::Int(1)), "{name}");
+        assert_eq!(rolling.max_unavailable, Some(IntOrString::Int(0)), "{name}");
+        for container in containers(&deployment.pod) {
+            // With the host's network they are ports of the node, which two pods cannot have.
+            assert_eq!(container.ports, None, "{name}");
+        }
+        let config = deployment.config();
+        assert!(config.takeover, "{name}");
+        assert!(
+            config.takeover_drain_timeout > config.drain_timeout,
+            "{name}"
+        );
+        let main = deployment.main();
+        let mut variables = main.env.iter().flatten();
+        let named = variables.find(|one| *one.name == *generation);
+        let label = named.unwrap().value_from.as_ref().unwrap();
+        let label = &label.field_ref.as_ref().unwrap().field_path;
+        assert_eq!(label, "metadata.labels['pod-template-generation']");
+        let probe = main.startup_probe.as_ref().unwrap();
+        let words = probe.exec.as_ref().unwrap().command.as_ref().unwrap();
+        let read = command.clone().try_get_matches_from(words).unwrap();
+        let (asked, read) = read.subcommand().unwrap();
+        assert_eq!(asked, "ready");
+        let socket: &PathBuf = read.get_one("admin_socket").unwrap();
+        assert_eq!(*socket, config.admin_socket, "{name}");
+        directories.insert(name, deployment.host_path("/run/kube-tun-proxy"));
+    }
+    // Who may not open the other's socket does not find it.
+    assert_eq!(directories["base"], directories["masters"]);
+    assert_eq!(directories["replace"], directories["fallback"]);
+    assert_ne!(directories["base"], directories["replace"]);
 }
 
 #[test]
@@ -348,14 +410,15 @@ fn privileges_are_what_each_container_uses() {
             );
         }
         let (init, main) = (deployment.init(), deployment.main());
-        assert_eq!(added(init), ["NET_ADMIN"], "{name}");
         let words = deployment.words(init);
         let config = deployment.config();
         if name == "fallback" || name == "replace" {
-            assert_eq!(words, ["init", "--remove"]);
+            assert_eq!(words, ["init", "--remove", "--unless-used"]);
+            assert_eq!(added(init), ["NET_ADMIN"], "{name}");
             assert_eq!(added(main), ["NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW"]);
             continue;
         }
+        assert_eq!(added(init), ["NET_ADMIN", "CHOWN"], "{name}");
         assert!(added(main).is_empty(), "{name}");
         let context = context(main);
         let (id, group) = (context.run_as_user.unwrap(), context.run_as_group.unwrap());
@@ -402,7 +465,11 @@ fn what_the_program_opens_is_there() {
             assert_eq!(driver.path, "/dev/net/tun");
             assert_eq!(driver.type_.as_deref(), Some("CharDevice"));
             let directory = socket.parent().unwrap().to_str().unwrap();
-            assert!(mounts[directory].empty_dir.is_some(), "{name}");
+            assert_eq!(
+                mounts[directory].host_path.as_ref().unwrap().path,
+                deployment.host_path(directory),
+                "{name}"
+            );
             let requests = container.resources.as_ref().unwrap().requests.as_ref();
             assert!(
                 requests.is_some_and(|all| all.contains_key("memory")),
