@@ -35,6 +35,7 @@ use programming::ProgrammingLatency;
 use reload::Reloader;
 use takeover::FormerSide;
 
+mod checks;
 mod cluster;
 pub mod confinement;
 mod control;
@@ -65,7 +66,7 @@ mod watchdog;
 
 pub use error::AppError;
 pub use fallback::{Participation, Standing};
-pub use takeover::TakeoverError;
+pub use takeover::{TakeoverError, until_gone};
 
 /// A proxy that carries traffic.
 #[derive(Debug)]
@@ -84,6 +85,8 @@ pub struct App {
     tasks: JoinSet<Ended>,
     /// What another process goes on with after a hand-over.
     public: JoinSet<Ended>,
+    /// The same, and the last to end: whoever waits for the end of this process asks there.
+    admin_server: JoinSet<Ended>,
     exposure: Arc<Exposure>,
     former: FormerSide,
     admin_lent: FileLent,

@@ -5,10 +5,13 @@
 //! calling thread, and changes nothing. It owns no task beyond its own end.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
 
 use crate::config::Config;
 use crate::node::kube_proxy::{self, Answer};
@@ -18,7 +21,15 @@ mod cluster;
 mod device;
 mod kernel;
 mod limits;
+mod ports;
 mod routing;
+
+/// Time for all that the API server is asked when the proxy asks: whoever looks at a page
+/// does not wait for longer, and what is slower than this is worth a warning.
+const API_SERVER: Duration = Duration::from_secs(5);
+
+/// What is said of things that are there to be seen, but not by this process.
+const UNSEEN: &str = "not seen without privilege";
 
 /// How a finding is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -112,6 +123,18 @@ pub struct Question {
     pub config: Config,
     /// Flannel's subnet file.
     pub subnet_file: PathBuf,
+    /// Who asks.
+    pub asker: Asker,
+}
+
+/// Who asks, and so what is whose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asker {
+    /// A command, before the proxy is started or beside it.
+    Command,
+    /// The proxy that runs with this configuration: device, routes and ports are its own,
+    /// and it may have given up privileges that it had.
+    Proxy,
 }
 
 /// What several looks need.
@@ -123,7 +146,8 @@ struct Surroundings<'a> {
     /// Who answers on kube-proxy's health port.
     kube_proxy: Answer,
     kube_proxy_at: SocketAddr,
-    /// Whether a proxy of ours answers on the admin socket.
+    asker: Asker,
+    /// Whether a proxy of ours is there: the one that asks, or one that answers.
     running: bool,
 }
 
@@ -135,24 +159,27 @@ struct Surroundings<'a> {
 pub async fn check(question: &Question) -> std::io::Result<Report> {
     let config = &question.config;
     let kube_proxy_at = config.kube_proxy_healthz;
+    let kube_proxy = kube_proxy::ask(kube_proxy_at).await;
     let around = Surroundings {
         config,
         node: Node::open()?,
         tun_addresses: crate::tun::LinkConfig::addresses_or_default(&config.tun.addresses),
-        kube_proxy: kube_proxy::ask(kube_proxy_at).await,
+        kube_proxy,
         kube_proxy_at,
-        running: tokio::net::UnixStream::connect(&config.admin_socket)
-            .await
-            .is_ok(),
+        asker: question.asker,
+        running: question.asker == Asker::Proxy
+            || kube_proxy == Answer::OneOfUs
+            || answers(config).await,
     };
-    let mut findings = vec![device::driver()];
+    let mut findings = vec![device::driver(&around)];
     findings.push(device::capabilities(&around).await);
     findings.push(device::device(&around).await);
     findings.push(kernel::ipvs(&around).await);
     findings.push(kernel::ipvs_device(&around).await);
     findings.push(kernel::netfilter(&around));
     findings.push(kernel::kube_proxy(&around));
-    findings.push(kernel::healthz(&around));
+    findings.push(ports::healthz(&around));
+    findings.push(ports::metrics(&around));
     findings.extend(routing::routes(&around).await);
     findings.push(routing::rules(&around).await);
     findings.push(routing::flannel(&around, &question.subnet_file).await);
@@ -161,8 +188,36 @@ pub async fn check(question: &Question) -> std::io::Result<Report> {
     findings.push(limits::ports());
     findings.push(limits::time_wait());
     findings.push(limits::open_files(config.flows.max_flows));
-    findings.extend(cluster::cluster(&around).await);
+    findings.extend(match around.asker {
+        Asker::Command => cluster::cluster(&around).await,
+        Asker::Proxy => timeout(API_SERVER, cluster::cluster(&around))
+            .await
+            .unwrap_or_else(|_| vec![cluster::slow(API_SERVER)]),
+    });
     Ok(Report { findings })
+}
+
+/// Whether a proxy of ours answers on the admin socket, or where health is to be told: the
+/// socket may be another user's, or in a container.
+async fn answers(config: &Config) -> bool {
+    if UnixStream::connect(&config.admin_socket).await.is_ok() {
+        return true;
+    }
+    let Some(healthz) = config.healthz_bind_address else {
+        return false;
+    };
+    kube_proxy::ask(reached(healthz)).await == Answer::OneOfUs
+}
+
+/// Where a listener at this address answers the node itself.
+fn reached(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
 }
 
 /// A setting of this network namespace, `net/ipv4/ip_forward`.
@@ -185,6 +240,17 @@ fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_listener_for_every_address_is_asked_on_loopback() {
+        for (address, at) in [
+            ("0.0.0.0:10256", "127.0.0.1:10256"),
+            ("[::]:10256", "[::1]:10256"),
+            ("10.0.0.1:9", "10.0.0.1:9"),
+        ] {
+            assert_eq!(reached(address.parse().unwrap()).to_string(), at);
+        }
+    }
 
     #[test]
     fn the_worst_counts() {

@@ -24,6 +24,7 @@ mod generate;
 mod init;
 mod list;
 mod log_level;
+mod ready;
 mod run;
 mod top;
 
@@ -62,8 +63,9 @@ enum Command {
     ///
     /// What can be missing: the real server's side of such a flow if several opened at
     /// once, or with --real-server (then its client's side too); real servers tried in
-    /// vain; all but the first fragment of a datagram; and what the kernel dropped, or
-    /// the buffer of 32 MiB for waiting packets, which is told at the end.
+    /// vain; all but the first fragment of a datagram; and what the kernel dropped for want
+    /// of room in the ring of 128 MiB that it shares with this process, or the buffer of 32
+    /// MiB for waiting packets, which is told at the end. --snaplen 128 makes both go far.
     Capture(capture::CaptureArgs),
     /// Tell what this node has and lacks: a line for each thing, with what mends it
     ///
@@ -76,6 +78,8 @@ enum Command {
     /// takes as many queues as run has workers. Without CAP_NET_ADMIN, run serves what
     /// is routed here, and nothing that needs a route of its own.
     Init(Box<init::InitArgs>),
+    /// Tell whether the proxy that runs here is ready: status 0, else 1 with what it waits for
+    Ready(ready::ReadyArgs),
     /// Watch virtual servers and flows of the proxy that runs here, live in a terminal
     Top(top::TopArgs),
     /// Show it: a cluster in network namespaces, the proxy in it, traffic through it
@@ -104,6 +108,7 @@ pub fn main() -> ExitCode {
         Command::Capture(args) => capture::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Check(args) => check::run(*args),
         Command::Init(args) => init::run(*args).map(|()| ExitCode::SUCCESS),
+        Command::Ready(args) => ready::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Top(args) => top::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => demo::run(&args),
         Command::Completions(args) => {

@@ -40,7 +40,9 @@ mod tests;
 pub use args::{ADMIN_SOCKET, DeviceArgs, RunArgs};
 pub use error::{ConfigError, FileError};
 pub use settings::{Loaded, Settings};
-pub use values::{InterfaceName, LogFilter, LogFormat, MasqueradeSource, Mode, PodTraffic};
+pub use values::{
+    DetectLocalMode, InterfaceName, LogFilter, LogFormat, MasqueradeSource, Mode, PodTraffic,
+};
 
 /// FIN timeout when the flag says 0: that of IPVS (`ip_vs_proto_tcp.c`).
 const TCPFIN_TIMEOUT: Duration = Duration::from_secs(120);
@@ -66,6 +68,10 @@ pub struct Config {
     /// Networks routed into the TUN, none within another; empty is what the
     /// cluster says, or else each service's address.
     pub service_cidrs: Vec<IpNet>,
+    /// Networks of the cluster's pods, as far as they were given.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// How pods are told from clients from outside.
+    pub detect_local_mode: DetectLocalMode,
     /// The device.
     pub tun: TunConfig,
     /// How flows are carried.
@@ -88,8 +94,12 @@ pub struct Config {
     pub admin_socket: PathBuf,
     /// Whether to take over from a proxy that runs.
     pub takeover: bool,
+    /// Its number among processes that are kept running beside one another.
+    pub generation: Option<u64>,
     /// How long flows may run on after the signal to stop.
     pub drain_timeout: Duration,
+    /// How long flows may run on after a hand-over.
+    pub takeover_drain_timeout: Duration,
     /// Form of the log.
     pub log_format: LogFormat,
     /// What is logged.
@@ -166,6 +176,8 @@ impl TryFrom<RunArgs> for Config {
             source: source(args.manifests, args.kubeconfig, args.master)?,
             node_name: args.hostname_override.map_or_else(host_name, Ok)?,
             service_cidrs: service_cidrs(args.service_cidr)?,
+            cluster_cidrs: args.cluster_cidr,
+            detect_local_mode: args.detect_local_mode,
             tun: TunConfig {
                 name: args.tun_name,
                 addresses: tun_addresses(args.tun_address)?,
@@ -194,11 +206,16 @@ impl TryFrom<RunArgs> for Config {
             fixed_routes: fixed_routes(args.fixed_routes, args.mode, fixed)?,
             mode: args.mode,
             kube_proxy_healthz: args.kube_proxy_healthz,
-            metrics_bind_address: args.metrics_bind_address.0,
+            metrics_bind_address: match args.metrics_bind_address {
+                Some(address) => address.0,
+                None => Some(default_metrics(args.mode)),
+            },
             metrics_max_services: args.metrics_max_services,
             admin_socket: admin_socket(args.admin_socket)?,
             takeover: args.takeover,
+            generation: args.generation,
             drain_timeout: args.drain_timeout,
+            takeover_drain_timeout: args.takeover_drain_timeout.unwrap_or(args.drain_timeout),
             log_format: args.log_format,
             log_level: args.log_level,
         })
@@ -212,6 +229,15 @@ fn default_healthz(mode: Mode) -> SocketAddr {
         Mode::Fallback => values::FALLBACK_HEALTHZ_PORT,
     };
     SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port)
+}
+
+/// As [`default_healthz`].
+fn default_metrics(mode: Mode) -> SocketAddr {
+    let port = match mode {
+        Mode::Always => values::METRICS_PORT,
+        Mode::Fallback => values::FALLBACK_METRICS_PORT,
+    };
+    SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)
 }
 
 /// clap has seen to it that there is only one.

@@ -19,6 +19,7 @@ mod persistence;
 mod real_server;
 mod rotation;
 mod scheduler;
+mod sides;
 mod state;
 mod table;
 mod traffic;

@@ -103,14 +103,8 @@ pub struct VirtualAddress {
 
 impl VirtualAddress {
     /// The address under which a node port is programmed: the unspecified
-    /// address of the family, since a node port is open on several of the node's.
-    ///
-    /// kube-proxy's IPVS mode has a virtual server for each address of the node, and so
-    /// a rotation and a memory of clients for each. Here all addresses of a family
-    /// share one of both: a client with affinity meets the same real server at
-    /// whichever address it comes, as in the iptables and nftables modes, whose
-    /// policies are the default; and a few connections that are spread over
-    /// addresses are still spread evenly.
+    /// address of the family, since a node port is open on several of the node's. At
+    /// each of these it is to clients a virtual server of its own.
     pub fn node_port(family: Family, port: u16, protocol: Protocol) -> Self {
         let ip = match family {
             Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -274,8 +268,8 @@ pub struct HealthCheck {
 /// What is known of this node beside its zone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeNetwork {
-    /// Networks of the pods of this node: `spec.podCIDRs`. A client in one of
-    /// them is a pod.
+    /// Networks of the pods of this node, `spec.podCIDRs`, or of the cluster where
+    /// these are given. A client in one of them is a pod.
     pub pod_cidrs: Vec<IpNet>,
     /// Addresses of the node: those of type InternalIP in `status.addresses`, or
     /// if there is none, ExternalIP.

@@ -3,6 +3,38 @@
 //! Each file under `tests/cluster/` has a `trials()`; its trials run side by
 //! side, each with clusters of its own. A machine that forbids namespaces or
 //! `/dev/net/tun` fails every one of them, with what to type.
+//!
+//! Where kube-proxy's own tables and end-to-end tests are replayed (`src/…` are unit
+//! tests, the rest trials):
+//!
+//! | kubernetes | here |
+//! | --- | --- |
+//! | TestCategorizeEndpoints | `src/service/topology`, `kube_topology` |
+//! | TestInternalExternalMasquerade | `src/ipvs/table/tests/packet_flows`, `kube_flows::thirty_…` |
+//! | TestNoEndpointsReject | `src/ipvs/table/tests/policies`, `kube_flows::where_nobody_is_local`, `refusals` |
+//! | TestLoadBalancer, source ranges | `src/ipvs/table/tests/services`, `kube_ranges` |
+//! | TestTerminatingEndpointsTrafficPolicy… | `src/ipvs/table/tests/policies`, `kube_endpoints::the_last_…` |
+//! | TestExternal…, TestInternalTrafficPolicy… | `src/ipvs/table/tests/policies`, `kube_flows`, `kube_endpoints::the_external_policy_changes` |
+//! | TestNodePorts, nodeport_addresses_test | `src/node_port/addresses`, `node_port::chosen_addresses_only` |
+//! | TestHealthCheckNodePort…, healthcheck_test | `src/admin/health…`, `node_port::health_checks`, `kube_endpoints::the_last_local_…` |
+//! | TestClusterIPGeneral, TestBadIPs, ingress IPs of mode Proxy, TestNoEndpointsMetric | `src/ipvs/table/tests/services` |
+//! | TestOnServiceCIDRsChanged, service_cidrs.go | `src/app/routes/tests`, `kube::service_ranges_are_followed` |
+//! | ipvs: affinity, schedulers, local lists | `src/ipvs/table/tests`, `kube_addresses`, `kube_flows::…_as_ipvs_has_…` |
+//! | endpointslicecache_test | `src/service/slice_cache/tests` |
+//! | endpointschangetracker_test, servicechangetracker_test | `src/service/index/tests/transitions`, `…/histories`, `…/properties` |
+//! | conntrack/cleanup_test, conntrack.go | `src/ipvs/table/tests/services`, `kube_open_flows`, `kube_endpoints::one_udp_client_…` |
+//! | node_test | `src/service/index/tests`, `kube_topology::the_zone_of_the_node_changes`, `kube::a_node_that_leaves_…` |
+//! | service.go: up and down, recreated, types, ports, labels | `kube` |
+//! | service.go: restarts of proxy and API server | `lifecycle::restarted_after_sigkill`, `takeover`, `kube::the_api_server_fails_…` |
+//! | service.go: hairpin, affinity, unready, evicted | `kube_endpoints`, `kube_addresses` |
+//! | networking.go: update, nodePort, large requests, hostNetwork, urls | `live`, `kube`, `udp`, `node_port`, `kube_endpoints::a_node_is_an_endpoint_itself`, `looking_in` |
+//! | traffic_distribution.go | `kube_topology` |
+//! | dual_stack.go | every trial that ends in `::ipv6` |
+//! | loadbalancer.go: ranges, affinity, UDP, rolling updates | `kube_ranges`, `kube_addresses`, `kube_open_flows`, `kube::every_…pod_is_replaced_under_load` |
+//! | kube_proxy.go: half-closed connections | `closing::half_closed_and_idle` |
+//!
+//! Not replayed: what concerns the API server alone, the client's address behind a
+//! cluster IP or policy Local, SCTP, and the pipeline of netfilter rules.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -16,8 +48,12 @@ mod api_server;
 mod capture;
 #[path = "cluster/check.rs"]
 mod check;
+#[path = "cluster/check_running.rs"]
+mod check_running;
 #[path = "cluster/closing.rs"]
 mod closing;
+#[path = "cluster/counted.rs"]
+mod counted;
 #[path = "cluster/demo.rs"]
 mod demo;
 #[path = "cluster/drain.rs"]
@@ -34,12 +70,20 @@ mod init;
 mod kernel;
 #[path = "cluster/kube.rs"]
 mod kube;
+#[path = "cluster/kube_addresses.rs"]
+mod kube_addresses;
 #[path = "cluster/kube_endpoints.rs"]
 mod kube_endpoints;
 #[path = "cluster/kube_flows.rs"]
 mod kube_flows;
+#[path = "cluster/kube_open_flows.rs"]
+mod kube_open_flows;
+#[path = "cluster/kube_ranges.rs"]
+mod kube_ranges;
 #[path = "cluster/kube_stage.rs"]
 mod kube_stage;
+#[path = "cluster/kube_topology.rs"]
+mod kube_topology;
 #[path = "cluster/lab.rs"]
 mod lab_itself;
 #[path = "cluster/lab_servers.rs"]
@@ -74,6 +118,8 @@ mod start;
 mod takeover;
 #[path = "cluster/takeover_kinds.rs"]
 mod takeover_kinds;
+#[path = "cluster/takeover_pods.rs"]
+mod takeover_pods;
 #[path = "cluster/tcp.rs"]
 mod tcp;
 #[path = "cluster/telling.rs"]
@@ -97,7 +143,9 @@ fn main() -> ExitCode {
     let trials: Vec<Trial> = [
         capture::trials(),
         check::trials(),
+        check_running::trials(),
         closing::trials(),
+        counted::trials(),
         demo::trials(),
         drain::trials(),
         failover::trials(),
@@ -105,8 +153,12 @@ fn main() -> ExitCode {
         icmp::trials(),
         init::trials(),
         kube::trials(),
+        kube_addresses::trials(),
         kube_endpoints::trials(),
         kube_flows::trials(),
+        kube_open_flows::trials(),
+        kube_ranges::trials(),
+        kube_topology::trials(),
         lab_itself::trials(),
         lab_servers::trials(),
         lifecycle::trials(),
@@ -121,6 +173,7 @@ fn main() -> ExitCode {
         start::trials(),
         takeover::trials(),
         takeover_kinds::trials(),
+        takeover_pods::trials(),
         tcp::trials(),
         telling::trials(),
         transfer::trials(),

@@ -53,8 +53,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     // Holds what it finds on the node against what the options ask for.
     ("check", &["config", "node", "source", "tun"]),
-    // Is told of flows, asks nobody for them.
-    ("capture", &["packet"]),
+    // Is told of flows, asks nobody for them. The memory that it shares with the kernel
+    // needs `unsafe`, for which tun is the place.
+    ("capture", &["packet", "tun"]),
     // Reads from the kernel, knows nothing of the proxy.
     ("node", &[]),
     // Options take their types, names and limits from what they configure.

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use kube_tun_proxy::lab::{LabError, Namespace};
-use nix::net::if_::if_nametoindex;
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
+use nix::net::if_::{InterfaceFlags, if_nametoindex};
 use rtnetlink::RouteMessageBuilder;
 
 use crate::process::Process;
@@ -67,14 +68,20 @@ pub(crate) fn add_route(namespace: &Namespace, to: Ipv4Addr, route: Route<'_>) -
     Ok(())
 }
 
-/// Waits until a peer has made its interface.
+/// Waits until a peer has made its interface and set it up: no route leads into one
+/// that is down.
 pub(crate) fn wait_for_interface(
     namespace: &Namespace,
     name: &str,
     peer: &mut Process,
 ) -> Result<()> {
     wait(peer, &format!("interface {name}"), || {
-        namespace.run(|| if_nametoindex(name)).is_ok()
+        namespace.run(|| {
+            let is_it = |one: InterfaceAddress| {
+                one.interface_name == name && one.flags.contains(InterfaceFlags::IFF_UP)
+            };
+            getifaddrs().is_ok_and(|mut all| all.any(is_it))
+        })
     })
 }
 

@@ -7,10 +7,12 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+mod checks;
 mod explain;
 mod filter;
 mod live;
 
+pub use checks::{CHECK, Check, Checks};
 pub use explain::{
     Affinity, EXPLAIN, ExplainedEndpoint, ExplainedVirtualServer, Explanation, Outcome, Placing,
     Protocol, Question,

@@ -47,6 +47,8 @@ pub struct Measurements {
     pub health: Vec<HealthAnswers>,
     /// What `/readyz` says.
     pub ready: bool,
+    /// Whether it takes part, with `--mode fallback`, once that is decided.
+    pub fallback: Option<FallbackValues>,
     /// Requests to the API server; none without a cluster.
     pub api_server: Option<ApiServerValues>,
     /// The process.
@@ -63,6 +65,17 @@ pub struct HistogramValues {
     pub buckets: Vec<(f64, u64)>,
     /// All values together, in seconds.
     pub sum: f64,
+}
+
+/// Whether a proxy that falls back takes part.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FallbackValues {
+    /// Whether services are routed to it.
+    pub active: bool,
+    /// Everything that can be why, and whether it is.
+    pub reasons: Vec<(&'static str, bool)>,
+    /// How often it was decided otherwise than before.
+    pub changes: u64,
 }
 
 /// What the control loop has done.

@@ -30,8 +30,9 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
 use super::api::{
-    AllCounters, CONFIGZ, COUNTERS, Detail, EXPLAIN, Explanation, FLOWS, FlowFilter, Flows,
-    LOG_LEVEL, LogLevel, Question, SERVICES, STATUS, Services, Standing, Status, VirtualServer,
+    AllCounters, CHECK, CONFIGZ, COUNTERS, Checks, Detail, EXPLAIN, Explanation, FLOWS, FlowFilter,
+    Flows, LOG_LEVEL, LogLevel, Question, SERVICES, STATUS, Services, Standing, Status,
+    VirtualServer,
 };
 use super::metrics::Measurements;
 
@@ -51,6 +52,9 @@ pub trait View: Send + Sync + 'static {
 
     /// The flows that are asked for.
     fn flows(&self, filter: &FlowFilter) -> impl Future<Output = Flows> + Send;
+
+    /// What the node has and lacks.
+    fn check(&self) -> impl Future<Output = Checks> + Send;
 
     /// What was counted.
     fn counters(&self) -> AllCounters;
@@ -313,6 +317,7 @@ pub(super) fn documents<V: View>(view: Arc<V>) -> Router {
         .route(COUNTERS, get(counters::<V>))
         .route(EXPLAIN, get(explain::<V>))
         .route(STATUS, get(status::<V>))
+        .route(CHECK, get(check::<V>))
         .with_state(view)
 }
 
@@ -337,6 +342,10 @@ async fn flows<V: View>(
     Query(filter): Query<FlowFilter>,
 ) -> Json<Flows> {
     Json(view.flows(&filter).await)
+}
+
+async fn check<V: View>(State(view): State<Arc<V>>) -> Json<Checks> {
+    Json(view.check().await)
 }
 
 fn status<V: View>(

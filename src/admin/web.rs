@@ -27,9 +27,8 @@ mod guard;
 /// What `/proxyMode` says, where kube-proxy says `ipvs` or `nftables`.
 const PROXY_MODE: &str = "tun";
 
-/// Where the page finds what `check` says, below its own address; empty while nothing
-/// tells it.
-const CHECK: &str = "";
+/// Where the page finds what `check` says, below its own address.
+const CHECK: &str = "api/v1/check";
 
 /// The page. The marks `@NONCE@` and `@CHECK@` are replaced in each answer.
 const PAGE: &str = include_str!("web/page.html");

@@ -9,6 +9,7 @@ use tokio::net::lookup_host;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tracing::warn;
 
 use super::pods::PodGate;
 use super::{Ended, pods};
@@ -49,6 +50,38 @@ pub(super) async fn addresses(server: &Uri) -> Vec<IpAddr> {
     }
 }
 
+/// How long a process that takes over waits for what is read beside the objects. The
+/// former one serves meanwhile; without an answer, pods are not served and each service
+/// address gets a route until there is one.
+const FIRST_READS: Duration = Duration::from_secs(10);
+
+/// Returns when the cluster has said whether it has NetworkPolicies and what its service
+/// ranges are, as far as anybody follows them, or after a while.
+pub(super) async fn first_reads(
+    pods: Option<Arc<PodGate>>,
+    ranges: Option<watch::Receiver<ServiceCidrs>>,
+) {
+    let policies = async {
+        if let Some(pods) = pods {
+            pods.known().await;
+        }
+    };
+    let ranges = async {
+        if let Some(mut ranges) = ranges {
+            // Its sender ends with the source.
+            let known = |ranges: &ServiceCidrs| !matches!(ranges, ServiceCidrs::Unknown);
+            let _ = ranges.wait_for(known).await;
+        }
+    };
+    let both = async { tokio::join!(policies, ranges) };
+    if timeout(FIRST_READS, both).await.is_err() {
+        warn!(
+            "the cluster has not said in time whether it has NetworkPolicies and what its service \
+             ranges are: taking over without"
+        );
+    }
+}
+
 /// A cluster that is followed, and for whom.
 pub(super) struct Following {
     pub(super) connection: Connection,
@@ -66,7 +99,7 @@ impl Following {
         let network_policies = self.pods.map(|gate| {
             let (sender, receiver) = watch::channel(kubernetes::NetworkPolicies::default());
             tasks.spawn(async move {
-                pods::follow(receiver, |serve| gate.decided(serve)).await;
+                pods::follow(receiver, |serve, known| gate.decided(serve, known)).await;
                 ("the follower of NetworkPolicies", None)
             });
             sender

@@ -3,7 +3,7 @@
 //! | thread | keeps | for |
 //! | --- | --- | --- |
 //! | main | nothing, once the device is set up and the workers are started; CAP_NET_RAW until then | to open the raw sockets of ICMP errors |
-//! | control, and those that wait for files | CAP_NET_ADMIN | routes that change, unless `--fixed-routes` |
+//! | control, those that wait for files, `check` | CAP_NET_ADMIN | routes that change, unless `--fixed-routes` |
 //! | | CAP_NET_BIND_SERVICE | health check node ports below 1024 |
 //! | | CAP_DAC_READ_SEARCH | a source that only so can be read |
 //! | `worker-N`, access log | nothing | |

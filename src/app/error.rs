@@ -105,6 +105,11 @@ impl AppError {
             Self::Takeover(TakeoverError::Unknown | TakeoverError::Protocol { .. }) => {
                 Some("stop the running proxy, then start this one without --takeover".to_owned())
             }
+            Self::Takeover(TakeoverError::Ask { source, .. })
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                Some("run it as the user of the running proxy, or stop that one first".to_owned())
+            }
             Self::Takeover(_)
             | Self::Dataplane(_)
             | Self::Worker { .. }

@@ -17,11 +17,12 @@ use crate::admin::api::{self, HealthStatus, Reason, SourceStatus, WorkerStatus};
 use crate::admin::health::Health;
 use crate::admin::history::{self, Recorder, WholeRates};
 use crate::admin::metrics::{
-    ApiServerValues, HistogramValues, Measurements, SyncValues, host_label,
+    ApiServerValues, FallbackValues, HistogramValues, Measurements, SyncValues, host_label,
 };
 use crate::config::{Config, Source};
 use crate::dataplane::{Counters, Dataplane};
 use crate::ipvs::Table;
+use crate::node::kernel_proxy::Kernel;
 use crate::node_port::NodePorts;
 use crate::service::address::Family;
 use crate::service::index::Index;
@@ -135,6 +136,7 @@ impl Observer {
         api::Status {
             version: VERSION.to_owned(),
             node: self.node.clone(),
+            generation: self.config.borrow().generation,
             uptime_seconds: self.started.0.elapsed().as_secs(),
             health: HealthStatus {
                 ready: waiting_for.is_empty(),
@@ -176,10 +178,24 @@ impl Observer {
             sync: self.sync(),
             health: self.health.answers(),
             ready: self.health.readiness().blockers().is_empty(),
+            fallback: self.fallback(),
             api_server: self.api_server.as_ref().map(api_server),
             process: process::values(self.started.1),
             version: VERSION,
         }
+    }
+
+    /// Absent without `--mode fallback`, and until it is decided.
+    fn fallback(&self) -> Option<FallbackValues> {
+        let standing = self.participation.as_ref()?.standing()?;
+        let reasons = Kernel::ALL.iter();
+        Some(FallbackValues {
+            active: standing.active,
+            reasons: reasons
+                .map(|kernel| (kernel.as_str(), *kernel == standing.reason))
+                .collect(),
+            changes: standing.changes,
+        })
     }
 
     fn sync(&self) -> SyncValues {

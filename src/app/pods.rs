@@ -17,6 +17,7 @@ use crate::source::kubernetes::NetworkPolicies;
 pub(super) struct PodGate {
     dataplane: Arc<Dataplane>,
     state: Mutex<State>,
+    known: watch::Sender<bool>,
 }
 
 #[derive(Debug)]
@@ -31,16 +32,31 @@ impl PodGate {
     /// the setting of that name would come to.
     pub(super) fn new(dataplane: Arc<Dataplane>, setting: PodTraffic, auto: Option<bool>) -> Self {
         let state = Mutex::new(State { setting, auto });
-        Self { dataplane, state }
+        Self {
+            dataplane,
+            state,
+            known: watch::Sender::new(false),
+        }
     }
 
-    /// What `auto` comes to from now on.
-    pub(super) fn decided(&self, serve: bool) {
+    /// What `auto` comes to from now on, and whether that is known or to be on the safe
+    /// side.
+    pub(super) fn decided(&self, serve: bool, is_known: bool) {
         let mut state = self.state();
         state.auto = Some(serve);
         if state.setting == PodTraffic::Auto {
             self.dataplane.serve_pods(serve);
         }
+        drop(state);
+        if is_known {
+            self.known.send_replace(true);
+        }
+    }
+
+    /// Returns when the cluster has said what `auto` comes to.
+    pub(super) async fn known(&self) {
+        // The sender is here.
+        let _ = self.known.subscribe().wait_for(|known| *known).await;
     }
 
     /// Whether that setting can be followed without a restart.
@@ -65,15 +81,15 @@ impl PodGate {
     }
 }
 
-/// Calls `serve` with whether pods are served, now and whenever that changes. One
-/// task; it ends with the source.
+/// Calls `serve` with whether pods are served, and whether that is known, now and
+/// whenever it changes. One task; it ends with the source.
 pub(super) async fn follow(
     mut policies: watch::Receiver<NetworkPolicies>,
-    serve: impl Fn(bool) + Send,
+    serve: impl Fn(bool, bool) + Send,
 ) {
     loop {
         let state = *policies.borrow_and_update();
-        serve(is_served(state));
+        serve(is_served(state), state != NetworkPolicies::Unknown);
         match state {
             NetworkPolicies::Present => warn!(
                 "the cluster has NetworkPolicies, which would see the node as the source of a \
@@ -107,17 +123,17 @@ mod tests {
     async fn pods_are_served_while_there_are_no_policies() {
         let (sender, receiver) = watch::channel(NetworkPolicies::Unknown);
         let (told, mut served) = mpsc::channel(1);
-        let following = tokio::spawn(follow(receiver, move |serve| {
-            told.try_send(serve).unwrap();
+        let following = tokio::spawn(follow(receiver, move |serve, is_known| {
+            told.try_send((serve, is_known)).unwrap();
         }));
-        assert_eq!(served.recv().await, Some(false));
+        assert_eq!(served.recv().await, Some((false, false)));
         for (state, serve) in [
             (NetworkPolicies::Unavailable, true),
             (NetworkPolicies::Present, false),
             (NetworkPolicies::Absent, true),
         ] {
             sender.send_replace(state);
-            assert_eq!(served.recv().await, Some(serve), "{state:?}");
+            assert_eq!(served.recv().await, Some((serve, true)), "{state:?}");
         }
         drop(sender);
         following.await.unwrap();

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
@@ -80,18 +80,33 @@ pub async fn prepare(wanted: &Preparation) -> Result<(), PrepareError> {
     Ok(())
 }
 
-/// Takes a prepared device away; whether there was one. A proxy that holds it fails.
+/// What has become of a device that was to be removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// It is gone.
+    Done,
+    /// A proxy holds it, so it stays.
+    Used,
+    /// There was none.
+    Nothing,
+}
+
+/// Takes a prepared device away. A proxy that holds it fails, unless `unless_used`: then
+/// the device stays, also one that the proxy has made itself.
 ///
 /// # Errors
 ///
 /// [`PrepareError`]; a device of that name that `init` has not made.
-pub async fn remove(name: &str) -> Result<bool, PrepareError> {
+pub async fn remove(name: &str, unless_used: bool) -> Result<Removal, PrepareError> {
     let node = Node::open().map_err(PrepareError::Node)?;
     match node.device(name).await.map_err(PrepareError::Node)? {
-        None => Ok(false),
+        None => Ok(Removal::Nothing),
+        Some(device) if unless_used && device.tun.is_some_and(|tun| tun.queues > 0) => {
+            Ok(Removal::Used)
+        }
         Some(device) if is_left(&device) => {
             Link::delete(name, device.index).await?;
-            Ok(true)
+            Ok(Removal::Done)
         }
         Some(_) => {
             let name = name.to_owned();
@@ -121,9 +136,13 @@ fn directory(wanted: &Preparation) -> Result<(), PrepareError> {
     })
 }
 
-/// One that is there keeps its owner: it may be `/run` itself.
+/// One that is there keeps its owner, unless nothing is in it: it may be `/run` itself, or
+/// one that somebody has just made for this, as a kubelet does.
 fn make_directory(path: &Path, owner: u32) -> io::Result<()> {
     if path.is_dir() {
+        if path.metadata()?.uid() != owner && path.read_dir()?.next().is_none() {
+            chown(path, Some(owner), None)?;
+        }
         return Ok(());
     }
     let mut builder = std::fs::DirBuilder::new();

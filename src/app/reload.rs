@@ -83,6 +83,7 @@ impl Reloader {
             flows,
             node_port_addresses: new.node_port_addresses.clone(),
             drain_timeout: new.drain_timeout,
+            takeover_drain_timeout: new.takeover_drain_timeout,
             log_level: new.log_level.clone(),
             ..old.clone()
         }

@@ -6,7 +6,8 @@
 //! Where the service ranges are known each is a route, and a virtual IP outside
 //! of them has one of its own; where they are not known, every virtual IP has. A
 //! route is added before another that it replaces is removed, so that no packet
-//! leaves the node meanwhile.
+//! leaves the node meanwhile. One that flows still use stays until the last of them has
+//! ended: connections of a Service that is removed go on.
 //!
 //! [`keep`] is one task. It ends with its future, and the routes with the device.
 
@@ -20,13 +21,16 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use ipnet::IpNet;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
 use crate::admin::readiness::Blocker;
 use crate::service::{Change, Exposure, VirtualAddress, VirtualServerSpec};
 use crate::source::kubernetes::ServiceCidrs;
-use crate::tun::{Link, TunError};
+
+mod device;
+
+pub(super) use device::Device;
 
 /// Requests to the kernel at a time: it takes them one by one, but the way there
 /// and back is shared.
@@ -36,7 +40,11 @@ const AT_A_TIME: usize = 32;
 /// is tried again.
 pub(super) const RETRY: Duration = Duration::from_secs(30);
 
-/// Sets routes. A [`Link`] does.
+/// How many times within [`RETRY`] it is looked whether the flows that hold a route have
+/// ended.
+const LOOKS: u32 = 6;
+
+/// Sets routes. The [`Device`] does.
 pub(super) trait RouteTable: Sync {
     /// Why not.
     type Error: fmt::Display + Send;
@@ -46,18 +54,9 @@ pub(super) trait RouteTable: Sync {
 
     /// Removes a route; one that is not there is no error.
     fn remove(&self, route: IpNet) -> impl Future<Output = Result<(), Self::Error>> + Send;
-}
 
-impl RouteTable for Arc<Link> {
-    type Error = TunError;
-
-    async fn add(&self, route: IpNet) -> Result<(), TunError> {
-        self.add_route(route).await
-    }
-
-    async fn remove(&self, route: IpNet) -> Result<(), TunError> {
-        self.remove_route(route).await
-    }
+    /// The virtual IPs of open flows that these routes lead to.
+    fn used(&self, routes: Vec<IpNet>) -> impl Future<Output = BTreeSet<IpAddr>> + Send;
 }
 
 /// What decides about the routes; clones share it.
@@ -188,6 +187,10 @@ impl Wanted {
         (target, state.complete)
     }
 
+    fn is_idle(&self) -> bool {
+        self.lock().idle
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         let state = self.0.state.lock();
         state.unwrap_or_else(PoisonError::into_inner)
@@ -219,7 +222,8 @@ fn widest(nets: &[IpNet]) -> impl Iterator<Item = IpNet> {
 }
 
 /// Makes the routes as they are wanted, for ever. `unrouted` is dropped once those
-/// of the first full state are set. What was refused is tried again after `retry`.
+/// of the first full state are set. What was refused is tried again after `retry`, what
+/// is held looked at more often.
 /// `server` are the addresses of the API server, which had better not be among
 /// them. `found` are routes that are there already, from a former process.
 pub(super) async fn keep<T: RouteTable>(
@@ -239,6 +243,7 @@ pub(super) async fn keep<T: RouteTable>(
         installed: found,
         refused: BTreeSet::new(),
         told: BTreeSet::new(),
+        held: BTreeSet::new(),
     };
     loop {
         let ranges = cidrs.borrow_and_update().clone();
@@ -262,7 +267,14 @@ pub(super) async fn keep<T: RouteTable>(
                 None => pending().await,
             }
         };
+        let time_to_let_go = async {
+            if routes.held.is_empty() {
+                pending::<()>().await;
+            }
+            sleep(retry / LOOKS).await;
+        };
         tokio::select! {
+            () = time_to_let_go => {}
             () = wanted.0.changed.notified() => {}
             () = changed(&mut cidrs) => {}
             () = time_to_retry => {
@@ -308,6 +320,8 @@ struct Routes<T> {
     refused: BTreeSet<IpNet>,
     /// Refused, which was told.
     told: BTreeSet<IpNet>,
+    /// Not wanted any more, but used.
+    held: BTreeSet<IpNet>,
 }
 
 impl<T: RouteTable> Routes<T> {
@@ -322,7 +336,19 @@ impl<T: RouteTable> Routes<T> {
                 continue;
             }
             let surplus: Vec<IpNet> = self.installed.difference(&target).copied().collect();
+            self.held = if surplus.is_empty() || wanted.is_idle() {
+                BTreeSet::new()
+            } else {
+                let mut used = self.table.used(surplus.clone()).await;
+                used.retain(|ip| !target.iter().any(|net| net.contains(ip)));
+                let is_used = |route: &&IpNet| used.iter().any(|ip| route.contains(ip));
+                surplus.iter().filter(is_used).copied().collect()
+            };
             for route in surplus {
+                if self.held.contains(&route) {
+                    debug!(%route, "a route stays while open flows use it");
+                    continue;
+                }
                 match self.table.remove(route).await {
                     Ok(()) => debug!(%route, "route removed"),
                     Err(error) => warn!(%route, %error, "a route cannot be removed"),

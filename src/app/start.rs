@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use super::checks::Checker;
 use super::cluster::{self, Following};
 use super::confinement::{Confinement, unprivileged};
 use super::control::Control;
@@ -34,7 +35,7 @@ use crate::admin::history::Recorder;
 use crate::admin::readiness::{Blocker, Readiness};
 use crate::admin::socket::AdminSocket;
 use crate::admin::web;
-use crate::config::{Config, Mode, PodTraffic, Source};
+use crate::config::{Config, DetectLocalMode, Mode, PodTraffic, Source};
 use crate::dataplane::Dataplane;
 use crate::ipvs::Table;
 use crate::node::links::Node;
@@ -132,8 +133,9 @@ impl App {
         let listeners = NamedListener::all(listeners).map_err(AppError::Descriptors)?;
         let mut tasks = JoinSet::new();
         let (sender, batches) = mpsc::channel(BATCHES);
-        let index =
-            Index::new(config.node_name.as_str()).with_ipvs_compat(config.flows.ipvs_compat);
+        let index = Index::new(config.node_name.as_str())
+            .with_ipvs_compat(config.flows.ipvs_compat)
+            .with_cluster_cidrs(cluster_cidrs(&config));
         let fixed = !config.service_cidrs.is_empty();
         let wanted = if fixed {
             Wanted::beside(config.service_cidrs.clone())
@@ -212,6 +214,7 @@ impl App {
         let view = ProxyView {
             observer: Arc::clone(&observer),
             config: in_effect.subscribe(),
+            checker: Checker::new(in_effect.subscribe()),
             log,
             explainer: Explainer {
                 index: control.index(),
@@ -224,6 +227,11 @@ impl App {
         // Without a cluster nobody knows of service ranges.
         let (cidrs, ranges) = watch::channel(ServiceCidrs::Unknown);
         let mut server = Vec::new();
+        let follows_pods = cluster && config.flows.pod_traffic == PodTraffic::Auto;
+        let first_reads = cluster::first_reads(
+            follows_pods.then(|| Arc::clone(&pods)),
+            (cluster && !fixed).then(|| ranges.clone()),
+        );
         match (&config.source, connection) {
             (Source::Cluster { .. }, Some(connection)) => {
                 server = cluster::addresses(connection.server()).await;
@@ -233,7 +241,7 @@ impl App {
                     node_name: config.node_name.clone(),
                     batches: sender,
                     service_cidrs: (!fixed).then_some(cidrs),
-                    pods: (config.flows.pod_traffic == PodTraffic::Auto).then_some(pods),
+                    pods: follows_pods.then_some(pods),
                 }
                 .spawn(&mut tasks);
             }
@@ -270,7 +278,7 @@ impl App {
         let mut found = BTreeSet::new();
         if let Some(predecessor) = predecessor {
             tokio::select! {
-                () = exposure.completed() => {}
+                _ = async { tokio::join!(exposure.completed(), first_reads) } => {}
                 ended = tasks.join_next() => return Err(why_ended(ended)),
             }
             predecessor.take(&table, &dataplane, &node_ports).await?;
@@ -292,9 +300,10 @@ impl App {
         }
         // What follows is one process's at a time.
         let mut public = JoinSet::new();
+        let mut admin_server = JoinSet::new();
         let (sender, takeovers) = mpsc::channel(1);
         let serving = admin_socket.serve(Arc::clone(&view), sender);
-        public.spawn(async { ("the admin server", serving.await.err()) });
+        admin_server.spawn(async { ("the admin server", serving.await.err()) });
         if let Some(listener) = metrics {
             let name = config.node_name.clone();
             let serving = async move { web::serve(listener, view, &name).await };
@@ -310,8 +319,19 @@ impl App {
                 ("the follower of the kernel", None)
             });
         }
-        let tun = Arc::clone(&link);
-        let keeping = routes::keep(tun, wanted, ranges, unrouted, routes::RETRY, server, found);
+        let device = routes::Device {
+            link: Arc::clone(&link),
+            dataplane: Arc::clone(&dataplane),
+        };
+        let keeping = routes::keep(
+            device,
+            wanted,
+            ranges,
+            unrouted,
+            routes::RETRY,
+            server,
+            found,
+        );
         public.spawn(async {
             keeping.await;
             ("the keeper of routes", None)
@@ -319,7 +339,8 @@ impl App {
         let former = FormerSide {
             tun: bound.tun.clone(),
             offloads: queues.offloads,
-            admin,
+            generation: config.generation,
+            admin: Some(admin),
             listeners,
             table: Arc::clone(&table),
             dataplane: Arc::clone(&dataplane),
@@ -347,6 +368,7 @@ impl App {
             participation,
             tasks,
             public,
+            admin_server,
             exposure,
             former,
             admin_lent,
@@ -371,6 +393,24 @@ fn announce(bound: &Bound, config: &Config, offloads: Offloads) {
         admin_socket = %bound.admin_socket.display(),
         "started"
     );
+}
+
+/// Networks by which pods are told, beside those that the Node names.
+fn cluster_cidrs(config: &Config) -> Vec<IpNet> {
+    let mode = config.detect_local_mode;
+    if mode.needs_interface() {
+        warn!(
+            mode = mode.as_str(),
+            "the interface that a packet came in by is not seen here: pods are told by the \
+             networks that the Node object names"
+        );
+    }
+    match mode {
+        DetectLocalMode::ClusterCidr => config.cluster_cidrs.clone(),
+        DetectLocalMode::NodeCidr
+        | DetectLocalMode::BridgeInterface
+        | DetectLocalMode::InterfaceNamePrefix => Vec::new(),
+    }
 }
 
 /// The control loop: ends when the source has.

@@ -41,9 +41,12 @@ use crate::tun::Offloads;
 mod channel;
 mod former;
 mod new;
+mod waiting;
 
 pub(super) use former::{FormerSide, Taking};
 pub(super) use new::{Predecessor, greet};
+pub(super) use waiting::gone;
+pub use waiting::until_gone;
 
 /// Of the messages below. Another number, and the two do not understand each other.
 const PROTOCOL: u32 = 1;
@@ -59,6 +62,15 @@ pub enum TakeoverError {
     Refused {
         /// Its words.
         reason: String,
+    },
+    /// It is a newer one.
+    #[error(
+        "--takeover: the running proxy is of generation {generation}, and this one older: it does \
+         not take over"
+    )]
+    Superseded {
+        /// Its `--generation`.
+        generation: u64,
     },
     /// It knows of no hand-over.
     #[error("--takeover: the running proxy does not know how to hand over")]
@@ -109,12 +121,17 @@ struct Hello {
     protocol: u32,
     version: String,
     pid: u32,
+    /// `--generation`.
+    #[serde(default)]
+    generation: Option<u64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Answer {
     /// Nothing is handed over, and why.
     Refused { reason: String },
+    /// Nothing is handed over to an older process; with the `--generation` of this one.
+    Superseded { generation: u64 },
     /// With the queues, the admin socket's listener and the others as descriptors.
     Offer(Offer),
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::checks::Checker;
 use super::explain::Explainer;
 use super::logging::LogLevel;
 use super::observe::Observer;
@@ -21,6 +22,7 @@ use crate::service::Protocol;
 pub(super) struct ProxyView {
     pub(super) observer: Arc<Observer>,
     pub(super) explainer: Explainer,
+    pub(super) checker: Checker,
     pub(super) config: watch::Receiver<Arc<Config>>,
     pub(super) log: LogLevel,
 }
@@ -57,6 +59,10 @@ impl View for ProxyView {
         let matching = filter.apply(&mut flows);
         let flows = flows.iter().map(flow).collect();
         api::Flows { flows, matching }
+    }
+
+    async fn check(&self) -> api::Checks {
+        self.checker.checks().await
     }
 
     fn counters(&self) -> api::AllCounters {

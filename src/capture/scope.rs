@@ -5,7 +5,13 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::known::{Pair, Side};
-use crate::packet::{IpPacket, TcpFlags, protocol};
+use crate::packet::{TcpFlags, protocol};
+
+/// Extension headers that can stand before TCP and UDP (RFC 8200 section 4).
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const DESTINATION_OPTIONS: u8 = 60;
 
 /// The interfaces of the node, as far as they matter here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,25 +51,23 @@ pub(super) struct Ends {
 }
 
 impl Ends {
-    /// Of an IP packet with TCP or UDP in it. Of a fragmented datagram only the first
-    /// fragment has ports.
+    /// Of an IP packet with TCP or UDP in it, of which the end may be cut off. Of a
+    /// fragmented datagram only the first fragment has ports.
     pub(super) fn of(bytes: &[u8]) -> Option<Self> {
-        let packet = IpPacket::parse(bytes).ok()?;
-        if !matches!(packet.protocol, protocol::TCP | protocol::UDP)
-            || packet.fragment.is_some_and(|fragment| fragment.offset > 0)
-        {
+        let (source, destination, protocol, at) = header(bytes)?;
+        if !matches!(protocol, protocol::TCP | protocol::UDP) {
             return None;
         }
-        let payload = packet.payload();
+        let payload = bytes.get(at..)?;
         let [a, b, c, d] = *payload.first_chunk::<4>()?;
         // RFC 9293 3.1: the control bits are the 14th byte.
         let flags = TcpFlags(payload.get(13).copied().unwrap_or(0));
-        let syn = packet.protocol == protocol::TCP && flags.syn();
+        let syn = protocol == protocol::TCP && flags.syn();
         let ack = flags.contains(TcpFlags::ACK);
         Some(Self {
-            protocol: packet.protocol,
-            from: SocketAddr::new(packet.source, u16::from_be_bytes([a, b])),
-            to: SocketAddr::new(packet.destination, u16::from_be_bytes([c, d])),
+            protocol,
+            from: SocketAddr::new(source, u16::from_be_bytes([a, b])),
+            to: SocketAddr::new(destination, u16::from_be_bytes([c, d])),
             opens: syn && !ack,
             accepts: syn && ack,
         })
@@ -138,5 +142,52 @@ impl Scope {
 
     fn is_ours(&self, address: IpAddr) -> bool {
         self.interfaces.addresses.contains(&address)
+    }
+}
+
+/// Source, destination, protocol, and where its header begins; none behind the first
+/// fragment. Unlike [`IpPacket`](crate::packet::IpPacket) it does not ask for the whole
+/// packet.
+fn header(bytes: &[u8]) -> Option<(IpAddr, IpAddr, u8, usize)> {
+    match bytes.first()? >> 4 {
+        4 => {
+            let header = bytes.first_chunk::<20>()?;
+            // The lower 13 bits are the fragment's offset (RFC 791 section 3.1).
+            let offset = u16::from_be_bytes([header[6], header[7]]) & 0x1fff;
+            let [.., s0, s1, s2, s3, d0, d1, d2, d3] = *header;
+            let source = Ipv4Addr::new(s0, s1, s2, s3).into();
+            let destination = Ipv4Addr::new(d0, d1, d2, d3).into();
+            let length = usize::from(header[0] & 0x0f) * 4;
+            (offset == 0).then_some((source, destination, header[9], length))
+        }
+        6 => {
+            let header = bytes.first_chunk::<40>()?;
+            let address = |at: usize| {
+                let octets = header.get(at..)?.first_chunk::<16>()?;
+                Some(IpAddr::from(Ipv6Addr::from(*octets)))
+            };
+            let (source, destination) = (address(8)?, address(24)?);
+            let (mut next, mut at) = (header[6], header.len());
+            // RFC 8200 section 4: a header says what follows it, and its length.
+            loop {
+                let extension = bytes.get(at..)?;
+                let length = match next {
+                    HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => {
+                        8 + usize::from(*extension.get(1)?) * 8
+                    }
+                    FRAGMENT => {
+                        let [_, _, high, low] = *extension.first_chunk::<4>()?;
+                        if u16::from_be_bytes([high, low]) >> 3 > 0 {
+                            return None;
+                        }
+                        8
+                    }
+                    _ => return Some((source, destination, next, at)),
+                };
+                next = *extension.first()?;
+                at += length;
+            }
+        }
+        _ => None,
     }
 }

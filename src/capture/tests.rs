@@ -129,7 +129,6 @@ impl Bench {
             outgoing: true,
             hardware: 1,
             at: UNIX_EPOCH,
-            captured: bytes.len(),
             length: bytes.len(),
         };
         self.hold.offer(self.now, received, bytes);
@@ -373,6 +372,48 @@ fn ipv6_is_the_same() {
     let comments = bench.comments();
     assert!(comments[0].contains("virtual server [fd00::3]:80/TCP; client's side"));
     assert!(comments[1].contains("real server [fd00:2::8]:8080"));
+}
+
+#[test]
+fn headers_are_enough() {
+    let mut bench = Bench::new();
+    bench.tell(&[flow()]);
+    // Their headers tell of more than there is.
+    let mut long = ack(CLIENT, VIP);
+    long[2..4].copy_from_slice(&60_000_u16.to_be_bytes());
+    bench.offer(TUN, &long);
+    assert_eq!(bench.comments(), [CLIENT_SIDE]);
+    // The second fragment of a datagram has no ports, whatever it begins with.
+    let mut second = long.clone();
+    second[7] = 1;
+    bench.offer(TUN, &second);
+    assert!(bench.comments().is_empty());
+}
+
+#[test]
+fn extension_headers_are_passed() {
+    let (client, vip) = ("[fd00:1::5]:41000", "[fd00::3]:80");
+    let mut told = flow();
+    (told.client, told.virtual_address) = (at(client), at(vip));
+    let plain = ack(client, vip);
+    // Hop-by-hop options of 16 bytes, then the first fragment (RFC 8200 section 4).
+    let with = |offset: u8| {
+        let mut bytes = plain[..40].to_vec();
+        bytes[6] = 0;
+        bytes.extend([44, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        bytes.extend([protocol::TCP, 0, 0, offset, 0, 0, 0, 7]);
+        bytes.extend(&plain[40..]);
+        bytes
+    };
+    let mut bench = Bench::new();
+    bench.tell(&[told]);
+    bench.offer(TUN, &with(1));
+    assert_eq!(bench.comments().len(), 1);
+    bench.offer(TUN, &with(9));
+    assert!(bench.comments().is_empty());
+    // Cut off in the middle of them.
+    bench.offer(TUN, &with(1)[..50]);
+    assert!(bench.comments().is_empty());
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The API server, and what we may do there.
 
+use std::error::Error;
+use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -7,7 +9,7 @@ use hyper::Uri;
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 
-use super::{Finding, Surroundings, chain};
+use super::{Asker, Finding, Surroundings, UNSEEN, chain};
 use crate::config::Source;
 use crate::source::kubernetes::{Access, Connection, Permission, permissions, version};
 
@@ -27,6 +29,14 @@ pub(super) async fn cluster(around: &Surroundings<'_>) -> Vec<Finding> {
     };
     let connection = match Connection::open(Access { kubeconfig, master }).await {
         Ok(connection) => connection,
+        Err(error) if around.asker == Asker::Proxy && is_denied(&error) => {
+            let found = format!("{UNSEEN}: {}", chain(&error));
+            return vec![Finding::warning(
+                SERVER,
+                found,
+                "as root: kube-tun-proxy check",
+            )];
+        }
         Err(error) => {
             let mend = "give --kubeconfig FILE with a current context, or run in a pod with a \
                         service account";
@@ -51,6 +61,28 @@ pub(super) async fn cluster(around: &Surroundings<'_>) -> Vec<Finding> {
         Err(error) => findings.push(Finding::unknown(PERMISSIONS, "permissions", error)),
     }
     findings
+}
+
+/// What is said when it has not told everything within this time.
+pub(super) fn slow(limit: Duration) -> Finding {
+    Finding::warning(
+        SERVER,
+        format!("not all is answered within {} s", limit.as_secs()),
+        "see what takes so long: kube-tun-proxy check",
+    )
+}
+
+/// Whether a file of the configuration may not be read.
+fn is_denied(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let failed = error.downcast_ref::<io::Error>();
+        if failed.is_some_and(|failed| failed.kind() == io::ErrorKind::PermissionDenied) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// The server answers; by a service's address it will not once nothing else serves that.

@@ -2,15 +2,19 @@
 
 use nix::unistd::geteuid;
 
-use super::{Finding, Surroundings, chain};
+use super::{Asker, Finding, Surroundings, UNSEEN, chain};
 use crate::node::links::Device;
 use crate::node::privileges::{Capabilities, Capability};
 use crate::tun::{TunError, check_driver};
 
-pub(super) fn driver() -> Finding {
+pub(super) fn driver(around: &Surroundings<'_>) -> Finding {
     const SUBJECT: &str = "tun-driver";
     match check_driver() {
         Ok(()) => Finding::ok(SUBJECT, "/dev/net/tun can be opened"),
+        Err(TunError::DriverDenied { .. }) if around.asker == Asker::Proxy => {
+            let found = format!("this proxy has its queues open; the file itself is {UNSEEN}");
+            Finding::ok(SUBJECT, found)
+        }
         Err(error) => Finding::failure(SUBJECT, chain(&error), error.mend().unwrap_or_default()),
     }
 }
@@ -34,7 +38,15 @@ pub(super) async fn capabilities(around: &Surroundings<'_>) -> Finding {
         ),
         Ok(false) if around.running => Finding::ok(
             SUBJECT,
-            format!("the proxy that runs here has what it needs ({here} is left to look)"),
+            match around.asker {
+                Asker::Proxy => format!(
+                    "this proxy has set its device and has kept {here}: routes that change need \
+                     CAP_NET_ADMIN"
+                ),
+                Asker::Command => {
+                    format!("the proxy that runs here has what it needs ({here} is left to look)")
+                }
+            },
         ),
         Ok(false) => {
             let found = if here.contains(Capability::NetAdmin) {
@@ -70,6 +82,10 @@ pub(super) async fn device(around: &Surroundings<'_>) -> Finding {
     let name = around.config.tun.name.as_str();
     let device = match around.node.device(name).await {
         Ok(Some(device)) => device,
+        Ok(None) if around.asker == Asker::Proxy => {
+            let found = format!("{name}, the device of this proxy, is gone");
+            return Finding::failure(SUBJECT, found, "start the proxy again");
+        }
         Ok(None) => return Finding::ok(SUBJECT, format!("no device is named {name}")),
         Err(error) => return Finding::unknown(SUBJECT, "the list of devices", error),
     };
@@ -78,6 +94,9 @@ pub(super) async fn device(around: &Surroundings<'_>) -> Finding {
     };
     let mend = exists.mend().unwrap_or_default();
     match device.tun {
+        Some(_) if around.asker == Asker::Proxy => {
+            Finding::ok(SUBJECT, format!("{name} belongs to this proxy"))
+        }
         Some(_) if around.running => Finding::ok(
             SUBJECT,
             format!("{name} belongs to the proxy that runs here"),

@@ -1,6 +1,6 @@
 //! Whether the kernel carries services, and kube-proxy.
 
-use super::{Finding, Surroundings};
+use super::{Finding, Surroundings, UNSEEN};
 use crate::config::Mode;
 use crate::node::genetlink;
 use crate::node::kernel_proxy::{IPVS_DEVICE, is_link_local};
@@ -77,8 +77,8 @@ pub(super) fn netfilter(around: &Surroundings<'_>) -> Finding {
     let rules = match Rules::read() {
         Ok(rules) => rules,
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
-            let found = "netfilter's rules may not be read without CAP_NET_ADMIN";
-            return Finding::warning(SUBJECT, found, "run this as root");
+            let found = format!("{UNSEEN} (CAP_NET_ADMIN): netfilter's rules");
+            return Finding::warning(SUBJECT, found, "as root: kube-tun-proxy check");
         }
         Err(error) => return Finding::unknown(SUBJECT, "netfilter's rules", error),
     };
@@ -142,26 +142,5 @@ pub(super) fn kube_proxy(around: &Surroundings<'_>) -> Finding {
         ),
         (Answer::Well, Mode::Always) => Finding::warning(SUBJECT, answers("well"), BOTH),
         (Answer::Unwell, Mode::Always) => Finding::warning(SUBJECT, answers("but not well"), BOTH),
-    }
-}
-
-/// The port for our own health.
-pub(super) fn healthz(around: &Surroundings<'_>) -> Finding {
-    const SUBJECT: &str = "healthz";
-    let Some(address) = around.config.healthz_bind_address else {
-        return Finding::ok(SUBJECT, "no address of its own is asked for");
-    };
-    match std::net::TcpListener::bind(address) {
-        Ok(_) => Finding::ok(SUBJECT, format!("{address} is free")),
-        Err(_) if around.running => Finding::ok(
-            SUBJECT,
-            format!("{address} belongs to the proxy that runs here"),
-        ),
-        Err(error) => Finding::failure(
-            SUBJECT,
-            format!("{address} cannot be had: {error}"),
-            "choose another with --healthz-bind-address ADDRESS:PORT, or none with \
-             --healthz-bind-address ''",
-        ),
     }
 }

@@ -47,6 +47,7 @@ pub(super) fn time_wait() -> Finding {
     let range = sysctl("net/ipv4/ip_local_port_range");
     let ports = range.ok().and_then(|text| range_len(&text)).unwrap_or(0);
     let rate = ports / TIME_WAIT;
+    let beyond = "; beyond that it takes ports above that range";
     // 2, the default, is for loopback only (ip-sysctl.rst).
     match text.as_str() {
         "1" => Finding::ok(
@@ -57,14 +58,14 @@ pub(super) fn time_wait() -> Finding {
             SUBJECT,
             format!(
                 "2: where the proxy closes first, {rate} new connections a second to one real \
-                 server; sysctl -w net.ipv4.tcp_tw_reuse=1 allows {ports}"
+                 server{beyond}; sysctl -w net.ipv4.tcp_tw_reuse=1 allows {ports}"
             ),
         ),
         other => Finding::warning(
             SUBJECT,
             format!(
                 "{other}: where the proxy closes first, {rate} new connections a second to one \
-                 real server, on this node too"
+                 real server, on this node too{beyond}"
             ),
             "sysctl -w net.ipv4.tcp_tw_reuse=1",
         ),

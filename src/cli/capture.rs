@@ -19,9 +19,7 @@ use tokio::time::timeout;
 
 use super::{Failure, Status};
 use crate::admin::api::{AddressFilter, ServiceFilter};
-use crate::capture::{
-    Hold, MAX_CAPTURED, PacketSocket, PcapngPacket, PcapngWriter, Received, Told,
-};
+use crate::capture::{Hold, PacketSocket, PcapngPacket, PcapngWriter, Received, Told};
 use crate::config::ADMIN_SOCKET;
 use follow::{Follower, Question};
 
@@ -29,6 +27,17 @@ mod follow;
 
 /// Packets taken in before something else has its turn.
 const AT_A_TIME: usize = 256;
+
+/// Bytes that go to the file at a time, unless they are all that there is.
+const WRITE: usize = 1 << 20;
+
+/// Longest packet taken in unless told otherwise, as tcpdump has it: all of it, since what
+/// was cut off cannot be had afterwards.
+const SNAPSHOT: u32 = 262_144;
+
+/// Least bytes of a packet that are worth it: IPv6's header and TCP's with its options,
+/// without which nobody knows what it belongs to (RFC 8200 section 3, RFC 9293 3.1).
+const LEAST: i64 = 100;
 
 /// How long the proxy may take for the last question, after which the file is ended
 /// without its answer.
@@ -55,6 +64,13 @@ pub(super) struct CaptureArgs {
     #[arg(short, long, value_name = "PACKETS", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
 
+    /// Bytes of each packet to keep, from the IP header on
+    ///
+    /// Above 65535 it is all of them. With 128, headers alone, a bulk transfer can be
+    /// recorded that is too fast to be written whole.
+    #[arg(short, long, value_name = "BYTES", default_value_t = SNAPSHOT, value_parser = clap::value_parser!(u32).range(LEAST..=i64::from(SNAPSHOT)))]
+    snaplen: u32,
+
     /// Where to write; - is standard output
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     write: PathBuf,
@@ -75,7 +91,8 @@ pub(super) fn run(args: &CaptureArgs) -> Result<(), Failure> {
             mend: Some("-w FILE, or pipe it into tcpdump -r - or wireshark -k -i -".to_owned()),
         });
     }
-    let socket = PacketSocket::open().map_err(|error| no_socket(&error))?;
+    let snapshot = usize::try_from(args.snaplen).unwrap_or(usize::MAX);
+    let socket = PacketSocket::open(snapshot).map_err(|error| no_socket(&error))?;
     runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -83,24 +100,29 @@ pub(super) fn run(args: &CaptureArgs) -> Result<(), Failure> {
         .block_on(capture(args, socket))
 }
 
-async fn capture(args: &CaptureArgs, socket: PacketSocket) -> Result<(), Failure> {
+async fn capture(args: &CaptureArgs, mut socket: PacketSocket) -> Result<(), Failure> {
     let mut question = Question::new(args)?;
     let first = question.ask_everything().await?;
+    let scope = first.scope.unwrap_or_default();
+    let filtered = socket.look_for(&scope);
+    socket
+        .start()
+        .map_err(|error| failed("packet socket", error))?;
     let client = args.client;
     let hold = Hold::new(
-        first.scope.unwrap_or_default(),
+        scope,
         move |address| client.is_none_or(|client| client.takes(address)),
         args.real_server.is_none(),
     );
     let mut recorder = Recorder::new(args, hold)?;
     recorder.hold.update(Instant::now(), first.flows, None);
     let mut socket = watched(socket).map_err(|error| failed("packet socket", error))?;
-    let mut buffer = vec![0; MAX_CAPTURED];
     let signals = [SignalKind::interrupt(), SignalKind::terminate()].map(signal);
     let [Ok(mut interrupt), Ok(mut terminate)] = signals else {
         return Err(failed("signals", io::Error::last_os_error()));
     };
     say("capturing; an interrupt (Ctrl-C) ends it");
+    tell_of_filter(filtered);
     let mut follower = Follower::start(question);
     let mut tick = tokio::time::interval(TICK);
     while !recorder.is_done() {
@@ -108,11 +130,14 @@ async fn capture(args: &CaptureArgs, socket: PacketSocket) -> Result<(), Failure
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
             update = follower.next() => {
+                if let Some(scope) = &update.scope {
+                    tell_of_filter(socket.get_mut().look_for(scope));
+                }
                 recorder.hold.update(Instant::now(), update.flows, update.scope);
             }
             ready = socket.readable_mut() => {
                 let mut ready = ready.map_err(|error| failed("packet socket", error))?;
-                if recorder.drain(ready.get_inner_mut(), &mut buffer, AT_A_TIME)? {
+                if recorder.drain(ready.get_inner_mut(), AT_A_TIME) {
                     ready.clear_ready();
                 }
                 if recorder.hold.asks() {
@@ -124,7 +149,7 @@ async fn capture(args: &CaptureArgs, socket: PacketSocket) -> Result<(), Failure
         recorder.write_what_is_told()?;
     }
     // What the kernel holds has passed before the end, and may be of a flow not told yet.
-    recorder.drain(socket.get_mut(), &mut buffer, usize::MAX)?;
+    recorder.drain(socket.get_mut(), usize::MAX);
     if !recorder.is_done()
         && let Some(mut question) = follower.stop().await
         && let Ok(Ok(last)) = timeout(LAST_ANSWER, question.ask_everything()).await
@@ -133,7 +158,7 @@ async fn capture(args: &CaptureArgs, socket: PacketSocket) -> Result<(), Failure
     }
     recorder.hold.finish();
     recorder.write_what_is_told()?;
-    recorder.end(socket.get_ref())
+    recorder.end(socket.get_mut())
 }
 
 #[expect(
@@ -153,7 +178,6 @@ struct Recorder {
     /// The numbers of interfaces in the file, by index.
     numbers: BTreeMap<u32, u32>,
     at_most: Option<u64>,
-    received: u64,
     written: u64,
     unlisted: u64,
 }
@@ -166,7 +190,6 @@ impl Recorder {
             out: None,
             numbers: BTreeMap::new(),
             at_most: args.count,
-            received: 0,
             written: 0,
             unlisted: 0,
         };
@@ -176,7 +199,7 @@ impl Recorder {
             Box::new(File::create(&args.write).map_err(|error| recorder.failed(error))?)
         };
         const APPLICATION: &str = concat!("kube-tun-proxy ", env!("CARGO_PKG_VERSION"));
-        let out = PcapngWriter::new(BufWriter::new(out), APPLICATION)
+        let out = PcapngWriter::new(BufWriter::with_capacity(WRITE, out), APPLICATION)
             .and_then(|mut out| out.flush().map(|()| out))
             .map_err(|error| recorder.failed(error))?;
         recorder.out = Some(out);
@@ -190,29 +213,23 @@ impl Recorder {
 
     /// Takes in what the kernel holds, but not more than `most`. True when it holds
     /// nothing more.
-    fn drain(
-        &mut self,
-        socket: &mut PacketSocket,
-        buffer: &mut [u8],
-        most: usize,
-    ) -> Result<bool, Failure> {
+    fn drain(&mut self, socket: &mut PacketSocket, most: usize) -> bool {
         let until = SystemTime::now();
         for _ in 0..most {
-            let received = socket
-                .receive(buffer)
-                .map_err(|error| failed("packet socket", error))?;
-            let Some(received) = received else {
-                return Ok(true);
-            };
-            self.received += 1;
-            let bytes = &buffer[..received.captured];
-            self.hold.offer(Instant::now(), received, bytes);
+            let mut late = false;
+            let some = socket.receive(|received, bytes| {
+                self.hold.offer(Instant::now(), received, bytes);
+                late = received.at > until;
+            });
+            if !some {
+                return true;
+            }
             // Else a busy node would never come to an end.
-            if most == usize::MAX && received.at > until {
-                return Ok(false);
+            if most == usize::MAX && late {
+                return false;
             }
         }
-        Ok(false)
+        false
     }
 
     fn write_what_is_told(&mut self) -> Result<(), Failure> {
@@ -267,16 +284,18 @@ impl Recorder {
     }
 
     /// Ends the section and tells what was lost.
-    fn end(mut self, socket: &PacketSocket) -> Result<(), Failure> {
-        let dropped = socket.dropped();
+    fn end(mut self, socket: &mut PacketSocket) -> Result<(), Failure> {
+        let (received, dropped) = socket
+            .statistics()
+            .map_err(|error| failed("packet socket", error))?;
         if let Some(out) = &mut self.out {
             // One socket for all interfaces has one count for all of them.
             let done = match self.numbers.values().next() {
                 Some(first) => out.statistics(
                     *first,
                     SystemTime::now(),
-                    self.received,
-                    u64::from(dropped),
+                    received,
+                    dropped,
                     "of all interfaces together",
                 ),
                 None => Ok(()),
@@ -286,6 +305,7 @@ impl Recorder {
         }
         say(&format!(
             "{} packets written, {} of them of flows that the proxy did not list; \
+             {received} packets received by filter; \
              {dropped} packets dropped by the kernel, \
              {} because too many waited",
             self.written,
@@ -346,6 +366,16 @@ fn no_socket(error: &io::Error) -> Failure {
             "run it as root; in a container, add the capability NET_RAW and use the host's network"
                 .to_owned(),
         ),
+    }
+}
+
+/// Without one it is slower, and loses more; everything else is the same.
+fn tell_of_filter(filtered: io::Result<()>) {
+    if let Err(error) = filtered {
+        say(&format!(
+            "the kernel takes no packet filter from this process ({error}), which may need \
+             CAP_NET_ADMIN over the machine: it hands over every packet of the node"
+        ));
     }
 }
 

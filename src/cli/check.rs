@@ -7,7 +7,7 @@ use clap::Args;
 use tokio::runtime;
 
 use super::{Failure, Output, Status, json, print};
-use crate::check::{Finding, Level, Question, check};
+use crate::check::{Asker, Finding, Level, Question, check};
 use crate::config::{Config, RunArgs};
 use crate::node::flannel::SUBNET_FILE;
 
@@ -37,6 +37,7 @@ pub(super) fn run(args: CheckArgs) -> Result<ExitCode, Failure> {
     let question = Question {
         config,
         subnet_file: args.flannel_subnet_file,
+        asker: Asker::Command,
     };
     let report = runtime::Builder::new_current_thread()
         .enable_all()

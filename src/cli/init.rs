@@ -9,7 +9,7 @@ use nix::unistd::User;
 use tokio::runtime;
 
 use super::{Failure, Status, print};
-use crate::app::prepare::{Preparation, PrepareError, prepare, remove};
+use crate::app::prepare::{Preparation, PrepareError, Removal, prepare, remove};
 use crate::config::{ADMIN_SOCKET, DeviceArgs};
 use crate::tun::LinkConfig;
 
@@ -22,6 +22,10 @@ pub(super) struct InitArgs {
     /// Take the device away again
     #[arg(long, conflicts_with_all = ["user", "service_cidr", "tun_address"])]
     remove: bool,
+
+    /// With --remove: leave a device that a proxy holds
+    #[arg(long, requires = "remove")]
+    unless_used: bool,
 
     #[command(flatten)]
     device: DeviceArgs,
@@ -38,10 +42,11 @@ pub(super) fn run(args: InitArgs) -> Result<(), Failure> {
         .map_err(|error| Failure::new(Status::Failed, &error))?;
     let name = args.device.tun_name.to_string();
     let Some(owner) = args.user else {
-        let removed = runtime.block_on(remove(&name));
+        let removed = runtime.block_on(remove(&name, args.unless_used));
         return print(&match removed.map_err(|error| failure(&error))? {
-            true => format!("{name} is removed\n"),
-            false => format!("there is no {name}\n"),
+            Removal::Done => format!("{name} is removed\n"),
+            Removal::Used => format!("{name} stays: a proxy holds it\n"),
+            Removal::Nothing => format!("there is no {name}\n"),
         });
     };
     let wanted = Preparation {

@@ -3,12 +3,13 @@
 use std::error::Error;
 
 use tokio::runtime;
+use tracing::info;
 
 use super::{Failure, Status};
 use crate::app::confinement::Confinement;
 use crate::app::logging::{self, LogLevel};
 use crate::app::signals::Signals;
-use crate::app::{App, AppError};
+use crate::app::{App, AppError, TakeoverError, until_gone};
 use crate::config::{Loaded, Settings};
 
 /// Threads of the control runtime: one to program while the other answers.
@@ -43,11 +44,19 @@ async fn serve(
     let mut signals = Signals::install().map_err(AppError::Signals)?;
     loaded.tell_ignored();
     // While it starts a signal ends it at once: to take over can take long.
+    let admin_socket = loaded.config.admin_socket.clone();
     let app = tokio::select! {
-        app = App::start(loaded.config, log, &confinement) => app?,
+        app = App::start(loaded.config, log, &confinement) => app,
         _ = signals.end() => return Ok(()),
     };
-    app.run(signals, settings).await
+    match app {
+        Err(AppError::Takeover(error @ TakeoverError::Superseded { .. })) => {
+            info!(%error, "nothing to do");
+            until_gone(&admin_socket, &mut signals).await;
+            Ok(())
+        }
+        app => app?.run(signals, settings).await,
+    }
 }
 
 fn usage(error: &dyn Error) -> Failure {

@@ -19,7 +19,8 @@ mod state;
 
 use state::{Next, State, View};
 
-/// Flows shown at most: nobody scrolls through more, and the proxy sorts them.
+/// Flows asked for at most while none are filtered: nobody scrolls through more, and the
+/// proxy sorts them.
 const MOST_FLOWS: usize = 500;
 
 #[derive(Args, Debug)]
@@ -99,7 +100,8 @@ fn look(socket: &Path, state: &mut State) -> Result<(), Failure> {
         View::Flows => {
             let filter = FlowFilter {
                 sort: state.flow_sort(),
-                limit: Some(MOST_FLOWS),
+                // What is looked for may be anywhere among them.
+                limit: state.filter().is_empty().then_some(MOST_FLOWS),
                 ..FlowFilter::default()
             };
             let flows: Flows = fetch(socket, &filter.path())?;

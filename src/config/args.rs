@@ -12,10 +12,10 @@ use hyper::Uri;
 use ipnet::IpNet;
 
 use super::values::{
-    InterfaceName, ListenAddress, LogFilter, LogFormat, MasqueradeSource, Mode, PodTraffic,
-    duration_or_zero, healthz_bind_address, interface_name, masquerade_source, master, memory,
-    metrics_bind_address, node_name, node_port_address, positive_duration, scheduler, service_cidr,
-    tun_address,
+    DetectLocalMode, InterfaceName, ListenAddress, LogFilter, LogFormat, MasqueradeSource, Mode,
+    PodTraffic, cluster_cidr, duration_or_zero, healthz_bind_address, interface_name,
+    masquerade_source, master, memory, metrics_bind_address, node_name, node_port_address,
+    positive_duration, scheduler, service_cidr, tun_address,
 };
 use crate::ipvs::SchedulerKind;
 use crate::node_port::NodePortAddress;
@@ -82,6 +82,31 @@ pub struct RunArgs {
     #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = service_cidr, help_heading = "Cluster")]
     pub(super) service_cidr: Vec<IpNet>,
 
+    /// Networks of the cluster's pods
+    ///
+    /// Under externalTrafficPolicy Local a client in them is a pod and gets all
+    /// endpoints at external and load balancer IPs and node ports, and --pod-traffic
+    /// means it there. Default, also for a family of which none is given: the
+    /// networks of this node's pods, as its Node object has them. Where neither is
+    /// known, pods count as clients from outside.
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = cluster_cidr, help_heading = "Cluster")]
+    pub(super) cluster_cidr: Vec<IpNet>,
+
+    /// How pods are told from clients from outside
+    ///
+    /// ClusterCIDR: by --cluster-cidr. NodeCIDR: by the networks of this node's
+    /// pods alone. BridgeInterface and InterfaceNamePrefix, which kube-proxy has
+    /// too, go by the interface that a packet came in by; that is not seen here,
+    /// and they are as NodeCIDR, with a warning.
+    #[arg(
+        long,
+        value_name = "MODE",
+        default_value = "ClusterCIDR",
+        value_enum,
+        help_heading = "Cluster"
+    )]
+    pub(super) detect_local_mode: DetectLocalMode,
+
     /// Set no route but those of --service-cidr
     ///
     /// External and load balancer IPs outside of them are not reached, and
@@ -101,11 +126,26 @@ pub struct RunArgs {
     ///
     /// It is asked on --admin-socket. Its device, listeners, schedulers' positions and
     /// session affinity pass to this process, which takes all new flows; the other one
-    /// ends with the flows it has, or when its own --drain-timeout is over. If it cannot
-    /// hand over, run ends with status 1 and the other goes on. If none runs, this is an
-    /// ordinary start.
+    /// ends with the flows it has, or when its own --takeover-drain-timeout is over. If
+    /// it cannot hand over, run ends with status 1 and the other goes on. One that is
+    /// about to end is waited for. If none runs, this is an ordinary start.
     #[arg(long, help_heading = "Operation")]
     pub(super) takeover: bool,
+
+    /// Which of several processes that are kept running here is the newer one
+    ///
+    /// For a DaemonSet that surges: two pods are on a node for a while, and each is
+    /// started anew when it ends. One with a lower number does not take over from one
+    /// with a higher. Instead, and once it has handed over and its flows have ended, it
+    /// waits for SIGTERM, or until no proxy runs here any more; then it ends, to be
+    /// started anew. The number of a pod is its label pod-template-generation.
+    #[arg(
+        long,
+        value_name = "N",
+        env = "KUBE_TUN_PROXY_GENERATION",
+        help_heading = "Operation"
+    )]
+    pub(super) generation: Option<u64>,
 
     /// Name of the TUN device to make
     ///
@@ -304,9 +344,10 @@ pub struct RunArgs {
     /// ADDRESS:PORT, :PORT, or an address, whose port is then 10249; empty: no
     /// such server. Whoever reaches it reads clients' addresses and the names of
     /// services. If the address is taken, by kube-proxy for instance, run ends
-    /// with status 1.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:10249", value_parser = metrics_bind_address, help_heading = "Operation")]
-    pub(super) metrics_bind_address: ListenAddress,
+    /// with status 1. Default: 127.0.0.1:10249; with --mode fallback, where
+    /// kube-proxy has that port, 127.0.0.1:10269.
+    #[arg(long, value_name = "ADDR", value_parser = metrics_bind_address, help_heading = "Operation")]
+    pub(super) metrics_bind_address: Option<ListenAddress>,
 
     /// Most service ports with metrics and a history of their own
     ///
@@ -335,6 +376,14 @@ pub struct RunArgs {
     /// default) it is cut short by SIGKILL.
     #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = duration_or_zero, help_heading = "Operation")]
     pub(super) drain_timeout: Duration,
+
+    /// Time that flows get to end by themselves after a hand-over to a new process
+    ///
+    /// That one takes all new flows meanwhile. It begins with the hand-over, and SIGTERM
+    /// leaves --drain-timeout of it; with --generation it begins with SIGTERM. If the new
+    /// process ends too, --drain-timeout holds from then on. Default: as --drain-timeout.
+    #[arg(long, value_name = "DURATION", value_parser = duration_or_zero, help_heading = "Operation")]
+    pub(super) takeover_drain_timeout: Option<Duration>,
 
     /// Whether each finished flow has its event in the log
     ///

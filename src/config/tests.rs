@@ -54,6 +54,10 @@ fn defaults_are_those_of_the_contract() {
         Some(([0, 0, 0, 0], 10256).into())
     );
     assert_eq!(
+        config.metrics_bind_address,
+        Some(([127, 0, 0, 1], 10249).into())
+    );
+    assert_eq!(
         config.admin_socket.to_str(),
         Some("/run/kube-tun-proxy/admin.sock")
     );
@@ -233,6 +237,39 @@ fn masquerade_sources() {
 }
 
 #[test]
+fn networks_of_pods() {
+    let none = ok(&[]);
+    assert!(none.cluster_cidrs.is_empty());
+    assert_eq!(none.detect_local_mode, DetectLocalMode::ClusterCidr);
+    let nets = [
+        "10.244.0.0/16".parse().unwrap(),
+        "fd00:244::/56".parse().unwrap(),
+    ];
+    // As kube-proxy takes a pair, host bits and all.
+    let given = ok(&["--cluster-cidr", "10.244.1.2/16, fd00:244::/56"]);
+    assert_eq!(given.cluster_cidrs, nets);
+    refused(
+        &["--cluster-cidr", "pods"],
+        &["--cluster-cidr", "pods", "is no network"],
+    );
+    for (text, needs_interface) in [
+        ("NodeCIDR", false),
+        ("BridgeInterface", true),
+        ("InterfaceNamePrefix", true),
+    ] {
+        let mode = ok(&["--detect-local-mode", text]).detect_local_mode;
+        assert_eq!(
+            (mode.as_str(), mode.needs_interface()),
+            (text, needs_interface)
+        );
+    }
+    refused(
+        &["--detect-local-mode", "Guess"],
+        &["--detect-local-mode", "Guess"],
+    );
+}
+
+#[test]
 fn policies_as_in_ipvs_mode_are_asked_for() {
     assert!(!ok(&[]).flows.ipvs_compat);
     assert!(ok(&["--ipvs-compat"]).flows.ipvs_compat);
@@ -326,6 +363,32 @@ fn healthz_addresses() {
             &["--healthz-bind-address", value],
         );
     }
+}
+
+#[test]
+fn beside_kube_proxy_other_ports() {
+    let config = ok(&["--mode=fallback"]);
+    let told = |address: Option<SocketAddr>| address.map(|at| at.to_string());
+    assert_eq!(
+        told(config.healthz_bind_address).as_deref(),
+        Some("0.0.0.0:10266")
+    );
+    assert_eq!(
+        told(config.metrics_bind_address).as_deref(),
+        Some("127.0.0.1:10269")
+    );
+    // What is given is what is taken.
+    let given = [
+        "--mode=fallback",
+        "--healthz-bind-address=127.0.0.1:10256",
+        "--metrics-bind-address=",
+    ];
+    let config = ok(&given);
+    assert_eq!(
+        told(config.healthz_bind_address).as_deref(),
+        Some("127.0.0.1:10256")
+    );
+    assert_eq!(config.metrics_bind_address, None);
 }
 
 #[test]

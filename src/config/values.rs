@@ -26,8 +26,12 @@ pub(super) const HEALTHZ_PORT: u16 = 10256;
 /// Port of our own beside kube-proxy: none of Kubernetes' own components has it
 /// (10248 to 10260, <https://kubernetes.io/docs/reference/networking/ports-and-protocols>).
 pub(super) const FALLBACK_HEALTHZ_PORT: u16 = 10266;
+
 /// Port of its metrics server (ibid.).
-const METRICS_PORT: u16 = 10249;
+pub(super) const METRICS_PORT: u16 = 10249;
+
+/// Port of our own beside kube-proxy, free for the same reason; 10259 is kube-scheduler's.
+pub(super) const FALLBACK_METRICS_PORT: u16 = 10269;
 
 /// Name of a network interface that the kernel accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +77,43 @@ pub enum PodTraffic {
     Always,
     /// Dropped and counted.
     Never,
+}
+
+/// How pods are told from clients from outside. The names are kube-proxy's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DetectLocalMode {
+    /// By the networks of the cluster's pods.
+    #[value(name = "ClusterCIDR")]
+    ClusterCidr,
+    /// By the networks of this node's pods.
+    #[value(name = "NodeCIDR")]
+    NodeCidr,
+    /// By the bridge that a packet came in by: not done.
+    #[value(name = "BridgeInterface")]
+    BridgeInterface,
+    /// By how the name of that interface begins: not done.
+    #[value(name = "InterfaceNamePrefix")]
+    InterfaceNamePrefix,
+}
+
+impl DetectLocalMode {
+    /// The name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ClusterCidr => "ClusterCIDR",
+            Self::NodeCidr => "NodeCIDR",
+            Self::BridgeInterface => "BridgeInterface",
+            Self::InterfaceNamePrefix => "InterfaceNamePrefix",
+        }
+    }
+
+    /// Whether it goes by the interface of a packet, which is not seen here.
+    pub fn needs_interface(self) -> bool {
+        match self {
+            Self::ClusterCidr | Self::NodeCidr => false,
+            Self::BridgeInterface | Self::InterfaceNamePrefix => true,
+        }
+    }
 }
 
 /// When the proxy takes part.
@@ -163,6 +204,15 @@ pub(super) fn service_cidr(text: &str) -> Result<IpNet, String> {
         return Err("is no range that services get addresses from".to_owned());
     }
     Ok(net)
+}
+
+/// A network of pods; host bits are taken off, as kube-proxy does.
+pub(super) fn cluster_cidr(text: &str) -> Result<IpNet, String> {
+    let net: IpNet = text
+        .trim()
+        .parse()
+        .map_err(|_| "is no network; one looks like 10.244.0.0/16 or fd00:244::/56".to_owned())?;
+    Ok(net.trunc())
 }
 
 /// Which of the node's addresses node ports are opened on: one item of the list.

@@ -28,6 +28,9 @@ impl Config {
         }
         set("hostname-override", json!(self.node_name));
         set("service-cidr", texts(&self.service_cidrs));
+        set("cluster-cidr", texts(&self.cluster_cidrs));
+        let detect = self.detect_local_mode.as_str();
+        set("detect-local-mode", json!(detect));
         let TunConfig {
             name,
             addresses,
@@ -52,6 +55,7 @@ impl Config {
         set("metrics-max-services", json!(self.metrics_max_services));
         set("admin-socket", json!(self.admin_socket));
         set("drain-timeout", time(self.drain_timeout));
+        set("takeover-drain-timeout", time(self.takeover_drain_timeout));
         let format = match self.log_format {
             LogFormat::Text => "text",
             LogFormat::Json => "json",

@@ -1,5 +1,6 @@
 //! Sockets towards real servers.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -11,15 +12,22 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::Masquerade;
 use super::local_addresses::interface_addresses;
 use super::server_socket::KernelSocket;
+use spare_ports::SparePorts;
+
+mod spare_ports;
 
 /// How long an interface's address is taken for granted.
 const INTERFACE_MAX_AGE: Duration = Duration::from_secs(5);
+
+/// Spare ports tried for one connection: each may be in use towards that real server.
+const SPARE_TRIES: usize = 8;
 
 /// Opens sockets whose source address is the node's, as `--masquerade-source` says.
 #[derive(Debug)]
 pub(crate) struct Dialer {
     masquerade: Masquerade,
     interface: Option<(Instant, Sources)>,
+    spare: SparePorts,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,6 +41,8 @@ impl Dialer {
         Self {
             masquerade,
             interface: None,
+            // Each worker's begin elsewhere.
+            spare: SparePorts::of_node(RandomState::new().hash_one(0) as usize),
         }
     }
 
@@ -42,14 +52,29 @@ impl Dialer {
     /// What socket(2), bind(2) or connect(2) fail with at once: EADDRNOTAVAIL when
     /// no port is free, EMFILE, ENETUNREACH.
     pub(crate) fn connect(&mut self, to: SocketAddr, now: Instant) -> io::Result<KernelSocket> {
-        let socket = self.socket(to, Type::STREAM, Protocol::TCP, now)?;
-        socket.set_tcp_nodelay(true)?;
-        match socket.connect(&to.into()) {
-            Ok(()) => {}
-            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
-            Err(error) => return Err(error),
+        let source = self.source(to.is_ipv4(), now)?;
+        if !self.spare.is_needed(to, now) {
+            let socket = automatic_port(to, source, Type::STREAM, Protocol::TCP)?;
+            match begin(&socket, to) {
+                Err(error) if is_unavailable(&error) && self.spare.need(to, now) => {}
+                result => return result.map(|()| KernelSocket::new(socket)),
+            }
         }
-        Ok(KernelSocket::new(socket))
+        for _ in 0..SPARE_TRIES {
+            let Some(port) = self.spare.take() else { break };
+            let attempt = port_by_hand(to, source, port).and_then(|socket| {
+                begin(&socket, to)?;
+                Ok(socket)
+            });
+            match attempt {
+                Ok(socket) => return Ok(KernelSocket::new(socket)),
+                // Held towards this real server, or by a program that shares no port.
+                Err(error) if is_unavailable(&error) => {}
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::Error::from_raw_os_error(libc::EADDRNOTAVAIL))
     }
 
     /// A UDP socket connected to a real server.
@@ -57,26 +82,10 @@ impl Dialer {
     /// # Errors
     /// As [`Dialer::connect`].
     pub(crate) fn datagrams(&mut self, to: SocketAddr, now: Instant) -> io::Result<UdpSocket> {
-        let socket = self.socket(to, Type::DGRAM, Protocol::UDP, now)?;
+        let source = self.source(to.is_ipv4(), now)?;
+        let socket = automatic_port(to, source, Type::DGRAM, Protocol::UDP)?;
         socket.connect(&to.into())?;
         Ok(socket.into())
-    }
-
-    fn socket(
-        &mut self,
-        to: SocketAddr,
-        kind: Type,
-        protocol: Protocol,
-        now: Instant,
-    ) -> io::Result<Socket> {
-        let kind = kind.nonblocking().cloexec();
-        let socket = Socket::new(Domain::for_address(to), kind, Some(protocol))?;
-        if let Some(source) = self.source(to.is_ipv4(), now)? {
-            // Without it bind(2) would take a port away from all destinations.
-            setsockopt(&socket, IpBindAddressNoPort, &true)?;
-            socket.bind(&SocketAddr::new(source, 0).into())?;
-        }
-        Ok(socket)
     }
 
     /// The address to bind to; `None` leaves the choice to the route.
@@ -102,6 +111,50 @@ impl Dialer {
             .map(Some)
             .ok_or_else(|| io::Error::from_raw_os_error(libc::EADDRNOTAVAIL))
     }
+}
+
+/// A socket whose port the kernel chooses when it connects.
+fn automatic_port(
+    to: SocketAddr,
+    source: Option<IpAddr>,
+    kind: Type,
+    protocol: Protocol,
+) -> io::Result<Socket> {
+    let socket = Socket::new(
+        Domain::for_address(to),
+        kind.nonblocking().cloexec(),
+        Some(protocol),
+    )?;
+    if let Some(source) = source {
+        // Without it bind(2) would take a port away from all destinations.
+        setsockopt(&socket, IpBindAddressNoPort, &true)?;
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+    }
+    Ok(socket)
+}
+
+/// A socket bound to `port`, which connections to other real servers may have as well.
+fn port_by_hand(to: SocketAddr, source: Option<IpAddr>, port: u16) -> io::Result<Socket> {
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = Socket::new(Domain::for_address(to), kind, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    let any = match to {
+        SocketAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+    };
+    socket.bind(&SocketAddr::new(source.unwrap_or(any), port).into())?;
+    Ok(socket)
+}
+
+fn begin(socket: &Socket, to: SocketAddr) -> io::Result<()> {
+    match socket.connect(&to.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn is_unavailable(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EADDRNOTAVAIL)
 }
 
 impl Sources {

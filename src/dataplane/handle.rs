@@ -1,8 +1,10 @@
 //! What the control plane holds of the data plane.
 
+use std::collections::BTreeSet;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,6 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use dashmap::DashMap;
+use ipnet::IpNet;
 use mio::{Poll, Waker};
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
@@ -237,6 +240,24 @@ impl Dataplane {
             flows.extend(reply.await.unwrap_or_default());
         }
         flows
+    }
+
+    /// The virtual IPs in these networks that have open flows: of this process, and of a
+    /// former one whose packets come by here.
+    pub async fn used(&self, nets: Vec<IpNet>) -> BTreeSet<IpAddr> {
+        let nets: Arc<[IpNet]> = nets.into();
+        let mut replies = Vec::new();
+        self.tell(|| {
+            let (sender, receiver) = oneshot::channel();
+            replies.push(receiver);
+            Message::Used(Arc::clone(&nets), sender)
+        });
+        let mut used = BTreeSet::new();
+        for reply in replies {
+            // A worker that ended has no flows.
+            used.extend(reply.await.unwrap_or_default());
+        }
+        used
     }
 
     /// Table, settings and limits, for workers that carry flows from elsewhere than

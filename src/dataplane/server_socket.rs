@@ -44,12 +44,24 @@ const KEEP_ALIVE_COUNT: u32 = 9;
 #[derive(Debug)]
 pub struct KernelSocket {
     socket: Socket,
+    delay: Delay,
+}
+
+/// Where Nagle's algorithm (RFC 9293, 3.7.4) stands. It holds back only what follows
+/// something unacknowledged, so that the system call can wait for a second send: many
+/// connections have none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Delay {
+    NothingSent,
+    SentOnce,
+    Off,
 }
 
 impl KernelSocket {
     /// Takes over a non-blocking socket.
     pub fn new(socket: Socket) -> Self {
-        Self { socket }
+        let delay = Delay::NothingSent;
+        Self { socket, delay }
     }
 
     /// As [`ServerSocket::receive`], but what was received stays.
@@ -64,6 +76,13 @@ impl KernelSocket {
     /// Gives the socket back.
     pub fn into_socket(self) -> Socket {
         self.socket
+    }
+
+    /// Ends Nagle's algorithm, for bytes that do not pass [`ServerSocket::send`].
+    pub fn send_at_once(&mut self) {
+        // Where it fails the connection is slower, not wrong.
+        let _ = self.socket.set_tcp_nodelay(true);
+        self.delay = Delay::Off;
     }
 
     /// Our own address on this connection: what the real server sees.
@@ -95,6 +114,11 @@ impl AsRawFd for KernelSocket {
 impl ServerSocket for KernelSocket {
     #[inline]
     fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.delay {
+            Delay::NothingSent => self.delay = Delay::SentOnce,
+            Delay::SentOnce => self.send_at_once(),
+            Delay::Off => {}
+        }
         let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
         Ok(send(self.socket.as_raw_fd(), bytes, flags)?)
     }

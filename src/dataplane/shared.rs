@@ -1,6 +1,8 @@
 //! What the workers share with each other and with the control plane.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -8,6 +10,7 @@ use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use dashmap::DashMap;
+use ipnet::IpNet;
 use tokio::sync::oneshot;
 
 use super::flow_table::FlowKey;
@@ -104,6 +107,8 @@ pub(crate) enum Message {
     Ping(oneshot::Sender<()>),
     /// Say which flows there are.
     Flows(oneshot::Sender<Vec<FlowView>>),
+    /// Say which virtual IPs in these networks have open flows.
+    Used(Arc<[IpNet]>, oneshot::Sender<BTreeSet<IpAddr>>),
     /// A packet of a flow that this worker owns, with its virtio-net header.
     Packet(Vec<u8>),
     /// Leave the queue to another process, which is at the other end of the socket, and

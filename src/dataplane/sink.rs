@@ -20,6 +20,9 @@ const TCP: u8 = 6;
 /// Bytes of a TCP header's checksum field from its start (RFC 9293 section 3.1).
 const TCP_CHECKSUM_AT: usize = 16;
 
+/// Bytes of a TCP header without options (RFC 9293 section 3.1).
+const TCP_HEADER_LEN: usize = 20;
+
 /// Builds each packet in one buffer behind its virtio-net header and writes it.
 #[derive(Debug)]
 pub(super) struct TunSink {
@@ -121,6 +124,12 @@ pub(super) fn finish_tcp(packet: &mut [u8], how: Outgoing) -> VnetHeader {
         return VnetHeader::tcp_checksum(start);
     };
     let tcp_header = usize::from(packet[ip_len + 12] >> 4) * 4;
+    let options = if how.with_options {
+        tcp_header.saturating_sub(TCP_HEADER_LEN) as u16
+    } else {
+        0
+    };
+    let size = size.saturating_sub(options).max(1);
     let version = if v4 { IpVersion::Ipv4 } else { IpVersion::Ipv6 };
     VnetHeader::tcp_segments(version, (ip_len + tcp_header) as u16, size, start)
 }

@@ -10,8 +10,9 @@
 //!
 //! No thread: the sockets are watched by the workers ([`super::worker`]).
 
+use std::collections::BTreeSet;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -140,6 +141,12 @@ impl Former {
     /// The former worker that has this flow.
     pub(crate) fn worker_of(&self, key: &FlowKey) -> Option<usize> {
         self.flows.get(key).map(|entry| entry.0)
+    }
+
+    /// The virtual IPs of its flows.
+    pub(crate) fn virtual_ips(&self) -> BTreeSet<IpAddr> {
+        let flows = self.flows.iter();
+        flows.map(|entry| entry.key().virtual_server.ip()).collect()
     }
 
     pub(crate) fn forget(&self, key: &FlowKey) {

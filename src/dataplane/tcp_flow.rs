@@ -93,7 +93,8 @@ pub struct TcpFlow<S> {
 }
 
 impl<S: ServerSocket> TcpFlow<S> {
-    /// Answers `syn` now that `server` is connected.
+    /// Answers `syn` now that `server` is connected. What may already be read from it is
+    /// told with [`TcpFlow::server_ready`].
     ///
     /// # Errors
     /// When smoltcp panics.
@@ -116,11 +117,10 @@ impl<S: ServerSocket> TcpFlow<S> {
             endpoint,
             server,
             preface: Vec::new(),
-            // What the real server has sent since it was connected was told
-            // together with the connection itself, and nobody looked.
-            readable: true,
+            // Until the socket's readiness is told: see `server_ready`.
+            readable: false,
             writable: true,
-            more_behind: true,
+            more_behind: false,
             server_finished: false,
             client_finished: false,
             finish_sent: false,

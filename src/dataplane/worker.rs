@@ -335,6 +335,8 @@ impl Worker {
                 // The asker may have gone.
                 Ok(Message::Ping(reply)) => drop(reply.send(())),
                 Ok(Message::Drain) => self.hasten_udp(),
+                // The asker may have gone.
+                Ok(Message::Used(nets, reply)) => drop(reply.send(self.used(&nets))),
                 Ok(Message::Flows(reply)) => {
                     // The asker may have gone.
                     let _ = reply.send(self.views());

@@ -9,8 +9,10 @@
 //! may have ones that no Node object tells (the CNI plugin gives them); so at a
 //! cluster IP everybody counts as a pod but the node. At external and load balancer
 //! IPs and node ports, pods are those in the networks of this node's pods
-//! (`spec.podCIDRs`): pods of other nodes are carried by their own node. Where these
-//! networks are not known, everybody but the node counts as a pod there too.
+//! (`spec.podCIDRs`): pods of other nodes are carried by their own node. With
+//! `--cluster-cidr` they are those in the networks of all the cluster's pods, as with
+//! kube-proxy's detector of that name. Where no networks are known, everybody but the
+//! node counts as a pod there too.
 
 use std::net::IpAddr;
 

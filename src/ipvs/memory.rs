@@ -17,6 +17,17 @@ pub struct ServerMemory {
     pub(super) service: String,
     pub(super) inside: RotationMemory,
     pub(super) outside: Option<RotationMemory>,
+    /// Of a node port: at each address of the node, in their order.
+    #[serde(default)]
+    pub(super) places: Vec<PlaceMemory>,
+}
+
+/// What is remembered of a node port at one address of the node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PlaceMemory {
+    pub(super) address: IpAddr,
+    pub(super) inside: RotationMemory,
+    pub(super) outside: Option<RotationMemory>,
 }
 
 /// What is remembered of one rotation.

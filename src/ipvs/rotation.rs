@@ -31,6 +31,23 @@ impl Rotation {
         }
     }
 
+    /// One with the same real servers in the same order that has chosen nobody yet and
+    /// remembers no client.
+    pub(super) fn anew(&self) -> Self {
+        let mut new = Self {
+            kind: self.kind,
+            scheduler: build(self.kind),
+            servers: self.servers.clone(),
+            persistence: self.persistence_timeout().map(Persistence::new),
+        };
+        new.scheduler.changed(&Update {
+            servers: &new.servers,
+            added: new.servers.len(),
+            kept: &[],
+        });
+        new
+    }
+
     /// The real server for a new flow: the persistent one if the client has one
     /// that was not tried yet, else the scheduler's choice.
     pub(super) fn schedule(

@@ -127,8 +127,8 @@ impl Table {
     }
 
     /// What becomes of a new flow of `client` that came to a node port at the
-    /// address `local` of this node. Without a service that has the node port it
-    /// is dropped as for an unknown address.
+    /// address `local` of this node, where it is a virtual server of its own. Without
+    /// a service that has the node port it is dropped as for an unknown address.
     pub fn node_port(
         &self,
         local: SocketAddr,
@@ -138,7 +138,20 @@ impl Table {
     ) -> Verdict {
         let family = Family::of(local.ip());
         let address = VirtualAddress::node_port(family, local.port(), protocol);
-        self.judge(address, local.ip(), client, is_node)
+        match self.judge(address, local.ip(), client, is_node) {
+            Verdict::Forward(server) => Verdict::Forward(Arc::new(server.at(local.ip()))),
+            refusal @ (Verdict::Reject(_) | Verdict::Drop(_)) => refusal,
+        }
+    }
+
+    /// What was remembered of node ports at addresses that the node has lost is
+    /// forgotten.
+    pub fn retain_node_addresses(&self, is_there: impl Fn(IpAddr) -> bool) {
+        for entry in &self.servers {
+            if entry.inside.exposure == Exposure::NodePort {
+                entry.inside.retain_places(&is_there);
+            }
+        }
     }
 
     /// Where a client of `virtual_ip` is; `is_node` as for

@@ -16,7 +16,9 @@ use super::{
 use crate::service::{Exposure, ProxyProtocol, VirtualServerSpec, WhenEmpty};
 
 /// A virtual server as clients of one side meet it: one rotation over its real
-/// servers, and one memory of its clients, shared by all workers.
+/// servers, and one memory of its clients, shared by all workers. A node port has
+/// both for each address of the node, as it is a virtual server each to kube-proxy's
+/// IPVS mode; counters and open flows are those of the node port as a whole.
 ///
 /// A worker that still holds one after its service was removed gets no real
 /// server from it any more.
@@ -35,6 +37,8 @@ pub struct VirtualServer {
     pub access_log: Option<bool>,
     scheduler: SchedulerKind,
     side: Side,
+    /// Of a node port: the address of the node that is asked.
+    place: Option<IpAddr>,
     /// Shared by both sides, and by the virtual servers that follow one another
     /// when only what is above changes.
     shared: Arc<Shared>,
@@ -88,10 +92,11 @@ impl VirtualServer {
     ) -> Option<Arc<RealServer>> {
         let request = Request {
             client,
-            virtual_ip: self.address.ip,
+            virtual_ip: self.virtual_ip(),
         };
         let mut state = lock(&self.shared.state);
-        state.rotation_mut(self.side).schedule(&request, now, tried)
+        let rotation = state.rotation_mut(self.side, self.place);
+        rotation.schedule(&request, now, tried)
     }
 
     /// The attempt that `connection` counts has succeeded, or a UDP flow of it
@@ -101,7 +106,7 @@ impl VirtualServer {
     pub fn connected(&self, client: IpAddr, connection: &mut Connection, now: Instant) {
         self.shared.traffic.opened();
         let mut state = lock(&self.shared.state);
-        let rotation = state.rotation_mut(self.side);
+        let rotation = state.rotation_mut(self.side, self.place);
         let control = rotation.connected(client, connection.real_server(), now);
         if let Some(control) = control {
             connection.hold(control);
@@ -150,10 +155,10 @@ impl VirtualServer {
         };
         let request = Request {
             client: client.unwrap_or_else(|| SocketAddr::new(unspecified, 0)),
-            virtual_ip: self.address.ip,
+            virtual_ip: self.virtual_ip(),
         };
         let state = lock(&self.shared.state);
-        let rotation = state.rotation(self.side);
+        let rotation = state.rotation(self.side, self.place);
         Forecast {
             persistent: client.and_then(|client| rotation.persistent(client.ip(), now)),
             next: rotation.peek(&request),
@@ -174,13 +179,8 @@ impl VirtualServer {
 
     /// What a successor of this process needs to know of it.
     pub(super) fn memory(&self, now: Instant) -> ServerMemory {
-        let (inside, outside) = lock(&self.shared.state).memory(now);
-        ServerMemory {
-            address: self.address,
-            service: self.service.to_string(),
-            inside,
-            outside,
-        }
+        let state = lock(&self.shared.state);
+        state.memory(self.address, self.service.to_string(), now)
     }
 
     /// Goes on from where another stood, if that was of the same service port.
@@ -203,7 +203,7 @@ impl VirtualServer {
             service: Arc::clone(&self.service),
             exposure: self.exposure,
             scheduler: self.scheduler,
-            persistence: state.rotation(Side::Inside).persistence_timeout(),
+            persistence: state.rotation(Side::Inside, None).persistence_timeout(),
             traffic: self.shared.traffic.view(),
             real_servers: state.views(),
         }
@@ -231,6 +231,27 @@ impl VirtualServer {
         Self::over(Arc::clone(&self.shared), spec, scheduler, side)
     }
 
+    /// A node port as it is met at an address of the node.
+    pub(super) fn at(&self, place: IpAddr) -> Self {
+        Self {
+            service: Arc::clone(&self.service),
+            shared: Arc::clone(&self.shared),
+            // Of no address in particular: the common one.
+            place: (!place.is_unspecified()).then_some(place),
+            ..*self
+        }
+    }
+
+    /// The node has no other addresses than these.
+    pub(super) fn retain_places(&self, is_there: impl Fn(IpAddr) -> bool) {
+        lock(&self.shared.state).retain_places(is_there);
+    }
+
+    /// What a client sends to.
+    fn virtual_ip(&self) -> IpAddr {
+        self.place.unwrap_or(self.address.ip)
+    }
+
     fn over(
         shared: Arc<Shared>,
         spec: &VirtualServerSpec,
@@ -245,6 +266,7 @@ impl VirtualServer {
             access_log: spec.access_log,
             scheduler,
             side,
+            place: None,
             shared,
         }
     }

@@ -18,11 +18,18 @@ const MAX_SUPER_PACKET: usize = 65_200;
 const HEADERS_V4: usize = 40;
 const HEADERS_V6: usize = 60;
 
+/// MTU of the interfaces for super-packets over IPv6: smoltcp 0.14 drops a packet longer
+/// than the MTU even if it is one (dispatch_ip, src/iface/interface/mod.rs). They serve
+/// clients that know our MSS already; then the MTU decides nothing else.
+pub(super) const WIDE_MTU: usize = 65_535;
+
 /// What packets of one kind of client look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Shape {
-    /// MTU of the TUN in bytes.
+    /// MTU of the TUN in bytes, or [`WIDE_MTU`].
     pub(super) mtu: usize,
+    /// For super-packets over IPv6.
+    pub(super) wide: bool,
     /// Payload of a full segment; 0 where clients differ.
     pub(super) segment: usize,
 }
@@ -45,6 +52,17 @@ pub struct Outgoing {
     /// Set when the TCP payload is longer than one segment: the payload size of
     /// the segments that the device shall cut it into.
     pub segment_size: Option<u16>,
+    /// That size is reckoned with TCP's options, as the client's MSS is: smoltcp 0.14
+    /// says nothing of super-packets over IPv6.
+    pub with_options: bool,
+}
+
+impl Outgoing {
+    /// A packet like any other.
+    pub const WHOLE: Self = Self {
+        segment_size: None,
+        with_options: false,
+    };
 }
 
 /// Where packets go. The implementor lends a buffer, lets smoltcp fill it, and
@@ -87,12 +105,12 @@ impl<T: Transmit> Device for OnePacket<'_, T> {
     #[inline]
     fn receive(&mut self, _now: Instant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
         let packet = self.received.take()?;
-        Some((Received(packet), Sender::new(self.transmit)))
+        Some((Received(packet), Sender::new(self.transmit, self.shape)))
     }
 
     #[inline]
     fn transmit(&mut self, _now: Instant) -> Option<Self::TxToken<'_>> {
-        Some(Sender::new(self.transmit))
+        Some(Sender::new(self.transmit, self.shape))
     }
 
     #[inline]
@@ -112,9 +130,9 @@ pub(super) fn checksums() -> ChecksumCapabilities {
 fn capabilities(shape: Shape) -> DeviceCapabilities {
     let mut segmentation = SegmentationCapabilities::default();
     segmentation.tcpv4 = NonZeroUsize::new(HEADERS_V4 + shape.burst());
-    // None for IPv6: smoltcp 0.14 drops an IPv6 packet longer than the MTU without
-    // looking whether it is a super-packet (dispatch_ip, src/iface/interface/mod.rs).
-    segmentation.tcpv6 = None;
+    if shape.wide {
+        segmentation.tcpv6 = NonZeroUsize::new(HEADERS_V6 + shape.burst());
+    }
     let mut capabilities = DeviceCapabilities::default();
     capabilities.medium = Medium::Ip;
     capabilities.max_transmission_unit = shape.mtu;
@@ -138,13 +156,15 @@ impl RxToken for Received<'_> {
 pub(super) struct Sender<'a, T> {
     transmit: &'a mut T,
     how: Outgoing,
+    shape: Shape,
 }
 
 impl<'a, T> Sender<'a, T> {
-    fn new(transmit: &'a mut T) -> Self {
+    fn new(transmit: &'a mut T, shape: Shape) -> Self {
         Self {
             transmit,
-            how: Outgoing { segment_size: None },
+            how: Outgoing::WHOLE,
+            shape,
         }
     }
 }
@@ -155,7 +175,12 @@ impl<T: Transmit> TxToken for Sender<'_, T> {
     where
         F: FnOnce(&mut [u8]) -> R,
     {
-        self.transmit.transmit(len, self.how, f)
+        let mut how = self.how;
+        if self.shape.wide && len > HEADERS_V6 + self.shape.segment {
+            how.segment_size = u16::try_from(self.shape.segment).ok();
+            how.with_options = true;
+        }
+        self.transmit.transmit(len, how, f)
     }
 
     #[inline]

@@ -25,11 +25,19 @@ const FIN: u8 = 1;
 /// request on a kept connection costs one packet less.
 const ACK_DELAY: smoltcp::time::Duration = smoltcp::time::Duration::from_millis(10 * SPEED as u64);
 
+/// Which of the stack's interfaces serve an endpoint.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shapes {
+    /// Until the client has completed its handshake.
+    pub(super) handshake: usize,
+    /// From then on, if that is another.
+    pub(super) afterwards: Option<usize>,
+}
+
 /// One TCP connection's client side: a socket in a set of its own.
 pub struct TcpEndpoint {
     pub(super) socket: RingedSocket,
-    /// Which of the stack's interfaces.
-    pub(super) shape: usize,
+    shapes: Shapes,
     burst: usize,
     rings: RingSize,
     /// The client's initial sequence number.
@@ -91,13 +99,13 @@ impl TcpEndpoint {
     pub(super) fn new(
         pool: &RingPool,
         rings: RingSize,
-        shape: usize,
+        shapes: Shapes,
         burst: usize,
     ) -> io::Result<Self> {
         let send = (rings.send / burst).max(1) * burst;
         Ok(Self {
             socket: RingedSocket::new(pool, rings, send.min(rings.send))?,
-            shape,
+            shapes,
             burst,
             rings,
             initial_sequence: 0,
@@ -135,6 +143,17 @@ impl TcpEndpoint {
     pub(super) fn begin(&mut self, initial_sequence: u32) {
         self.initial_sequence = initial_sequence;
         self.highest = initial_sequence.wrapping_add(1);
+    }
+
+    /// The interface that serves it now.
+    #[inline]
+    pub(super) fn shape(&self) -> usize {
+        match self.shapes.afterwards {
+            Some(shape) if !matches!(self.state(), TcpState::Listen | TcpState::SynReceived) => {
+                shape
+            }
+            Some(_) | None => self.shapes.handshake,
+        }
     }
 
     /// Payload of a full super-packet to this client in bytes.

@@ -95,7 +95,7 @@ impl TcpEndpoint {
             repr.buffer_len(),
             HOP_LIMIT,
         );
-        let how = Outgoing { segment_size: None };
+        let how = Outgoing::WHOLE;
         out.transmit(ip.buffer_len(), how, |packet| {
             let checksums = checksums();
             ip.emit(&mut *packet, &checksums);

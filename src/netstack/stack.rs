@@ -9,8 +9,8 @@ use smoltcp::socket::tcp;
 use smoltcp::wire::HardwareAddress;
 
 use super::clock::Clock;
-use super::device::{OnePacket, Outgoing, Shape, Transmit};
-use super::endpoint::TcpEndpoint;
+use super::device::{OnePacket, Outgoing, Shape, Transmit, WIDE_MTU};
+use super::endpoint::{Shapes, TcpEndpoint};
 use super::mend::Mended;
 use super::observe::Observed;
 use super::rings::{RingPool, RingSize};
@@ -45,7 +45,7 @@ pub struct StackConfig {
 
 /// Kinds of clients that are told apart by the size of their segments; any further
 /// share the last. Nodes and pods of one cluster make two or three.
-const MAX_SHAPES: usize = 8;
+const MAX_SHAPES: usize = 12;
 
 /// smoltcp's interfaces and clock: one stack per worker, shared by all its flows.
 ///
@@ -101,25 +101,53 @@ impl Stack {
         let default = if v4 { 536 } else { 1220 };
         let theirs = usize::from(max_segment_size.unwrap_or(default));
         let segment = theirs.min(self.config.mtu.saturating_sub(headers)).max(1);
-        let shape = self.shape(segment, now);
-        let burst = self.interfaces[shape].0.burst();
-        TcpEndpoint::new(pool, rings, shape, burst)
+        let shapes = Shapes {
+            handshake: self.shape(segment, now),
+            // Where the client's segments are larger than ours, the MTU is the bound.
+            afterwards: (!v4 && theirs == segment)
+                .then(|| self.wide_shape(segment, now))
+                .flatten(),
+        };
+        let burst = self.interfaces[shapes.handshake].0.burst();
+        TcpEndpoint::new(pool, rings, shapes, burst)
     }
 
     /// The interface for segments of this size.
     fn shape(&mut self, segment: usize, now: Instant) -> usize {
-        let found = |(shape, _): &(Shape, Interface)| shape.segment == segment;
-        if let Some(at) = self.interfaces.iter().position(found) {
+        let shape = |segment| Shape {
+            mtu: self.config.mtu,
+            wide: false,
+            segment,
+        };
+        let (shape, last) = (shape(segment), shape(0));
+        if let Some(at) = self.find(shape) {
             return at;
         }
-        if self.interfaces.len() == MAX_SHAPES {
-            return MAX_SHAPES - 1;
+        match MAX_SHAPES - self.interfaces.len() {
+            0 => MAX_SHAPES - 1,
+            1 => self.add(last, now),
+            _ => self.add(shape, now),
         }
-        let last = self.interfaces.len() == MAX_SHAPES - 1;
+    }
+
+    /// As above, for super-packets over IPv6; `None` when there are too many.
+    fn wide_shape(&mut self, segment: usize, now: Instant) -> Option<usize> {
         let shape = Shape {
-            mtu: self.config.mtu,
-            segment: if last { 0 } else { segment },
+            mtu: WIDE_MTU,
+            wide: true,
+            segment,
         };
+        self.find(shape).or_else(|| {
+            let room = self.interfaces.len() < MAX_SHAPES - 1;
+            room.then(|| self.add(shape, now))
+        })
+    }
+
+    fn find(&self, shape: Shape) -> Option<usize> {
+        self.interfaces.iter().position(|(one, _)| *one == shape)
+    }
+
+    fn add(&mut self, shape: Shape, now: Instant) -> usize {
         let mut settings = Config::new(HardwareAddress::Ip);
         // Any odd factor keeps the seeds apart.
         let at = self.interfaces.len() as u64;
@@ -217,7 +245,7 @@ impl Stack {
                 endpoint.reset();
             }
             let mut observed = Observed::new(out);
-            let (shape, interface) = &mut self.interfaces[endpoint.shape];
+            let (shape, interface) = &mut self.interfaces[endpoint.shape()];
             let mut device = OnePacket::new(None, &mut observed, *shape);
             for _ in 0..budget {
                 let sent = interface.poll_egress(at, &mut device, endpoint.socket.sockets());
@@ -239,7 +267,7 @@ impl Stack {
     /// When this endpoint wants to be polled again without any packet.
     pub fn poll_at(&mut self, endpoint: &TcpEndpoint, now: Instant) -> Option<Instant> {
         let at = self.clock.to_stack(now);
-        let (_, interface) = &mut self.interfaces[endpoint.shape];
+        let (_, interface) = &mut self.interfaces[endpoint.shape()];
         let at = interface.poll_at(at, endpoint.socket.set());
         let at = at.map(|at| self.clock.from_stack(at));
         let probe = at
@@ -259,7 +287,7 @@ impl Stack {
         let at = self.clock.to_stack(now);
         guarded(|| {
             let mut observed = Observed::new(out);
-            let (shape, interface) = &mut self.interfaces[endpoint.shape];
+            let (shape, interface) = &mut self.interfaces[endpoint.shape()];
             let mut device = OnePacket::new(Some(packet), &mut observed, *shape);
             interface.poll_ingress_single(at, &mut device, endpoint.socket.sockets());
             endpoint.observe(observed.seen);

@@ -42,6 +42,26 @@ pub enum Kernel {
 }
 
 impl Kernel {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::CarriesByIpvs,
+        Self::CarriesByNetfilter,
+        Self::Orphaned,
+        Self::Empty,
+        Self::Absent,
+    ];
+
+    /// The label in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::CarriesByIpvs => "carries_by_ipvs",
+            Self::CarriesByNetfilter => "carries_by_netfilter",
+            Self::Orphaned => "orphaned",
+            Self::Empty => "empty",
+            Self::Absent => "absent",
+        }
+    }
+
     /// Whether services are carried without us.
     pub fn carries(self) -> bool {
         matches!(self, Self::CarriesByIpvs | Self::CarriesByNetfilter)

@@ -3,11 +3,12 @@
 //! Under policy Local without an endpoint on this node, this node and its pods are
 //! carried to endpoints elsewhere, and clients from outside get no answer at all, so
 //! that they, or the load balancer before them, try another node. A listener would
-//! answer everybody: the kernel completes the handshake before we see who it is. So
-//! such a listener has a socket filter (SO_ATTACH_FILTER, socket(7)), which the kernel
-//! asks before it takes a SYN, and which lets in the networks of this node alone. It is
-//! part of every kernel with sockets; some refuse it without CAP_NET_ADMIN (EPERM, seen
-//! with 6.18), and then clients from outside are reset instead.
+//! answer everybody: the kernel completes the handshake before we see who it is. The
+//! same goes for those in none of a load balancer's source ranges. So such a listener
+//! has a socket filter (SO_ATTACH_FILTER, socket(7)), which the kernel asks before it
+//! takes a SYN, and which lets in the networks of this node, or those ranges, alone. It
+//! is part of every kernel with sockets; some refuse it without CAP_NET_ADMIN (EPERM,
+//! seen with 6.18), and then whoever is not meant is reset instead.
 
 use std::io;
 use std::net::IpAddr;

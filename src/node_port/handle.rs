@@ -22,7 +22,7 @@ use crate::dataplane::{
     Counters, Dataplane, DataplaneConfig, FlowView, StartError, Sweep, WorkerStats, answered,
     start_access_log,
 };
-use crate::ipvs::ServicePortName;
+use crate::ipvs::{ServicePortName, Table};
 use crate::service::Change;
 
 /// Messages that wait for a worker. The control plane waits when it is full.
@@ -32,6 +32,7 @@ const MAILBOX_DEPTH: usize = 1024;
 #[derive(Debug)]
 pub struct NodePorts {
     state: Mutex<State>,
+    table: Arc<Table>,
     mailboxes: Vec<(SyncSender<Message>, Arc<Waker>)>,
     sweeps: Vec<Arc<Sweep>>,
     threads: Vec<thread::JoinHandle<()>>,
@@ -50,8 +51,8 @@ struct State {
 
 impl NodePorts {
     /// Starts the workers. They listen nowhere until [`NodePorts::program`] tells
-    /// what for and [`NodePorts::set_open`] when. Their flows share table, settings and limits with `dataplane`.
-    /// what for and [`NodePorts::set_open`] when. Their flows share table, settings and limits with `dataplane`.
+    /// what for and [`NodePorts::set_open`] when. Their flows share table, settings and
+    /// limits with `dataplane`.
     /// UDP clients are told through `raw` that nobody is there.
     ///
     /// # Errors
@@ -77,6 +78,7 @@ impl NodePorts {
                 named: Vec::new(),
                 except: config.except,
             }),
+            table: Arc::clone(&shared.table),
             mailboxes: Vec::new(),
             sweeps: Vec::new(),
             threads: vec![log_thread],
@@ -208,7 +210,9 @@ impl NodePorts {
         let mut state = self.state();
         for step in state.plan.set_open(false) {
             match step {
-                Step::Close(at) => self.send(at.address.port(), Message::Drain(at)),
+                Step::Close(at) | Step::Linger(at) => {
+                    self.send(at.address.port(), Message::Drain(at));
+                }
                 Step::Open(listen) => {
                     self.send(listen.at.address.port(), Message::Open(listen));
                 }
@@ -299,8 +303,12 @@ impl NodePorts {
         if addresses == *state.plan.addresses() {
             return false;
         }
+        let own = addresses.all.clone();
         let steps = state.plan.set_addresses(addresses);
         self.carry_out(steps);
+        // Those that are link-local are not listed and may be there still.
+        self.table
+            .retain_node_addresses(|ip| own.contains(&ip) || is_link_local(ip));
         true
     }
 
@@ -309,6 +317,7 @@ impl NodePorts {
             let (port, message) = match step {
                 Step::Open(listen) => (listen.at.address.port(), Message::Open(listen)),
                 Step::Close(at) => (at.address.port(), Message::Close(at)),
+                Step::Linger(at) => (at.address.port(), Message::Drain(at)),
             };
             self.send(port, message);
         }
@@ -354,6 +363,13 @@ impl Drop for NodePorts {
             // A panic of the thread has been reported by the panic hook.
             let _ = thread.join();
         }
+    }
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
     }
 }
 

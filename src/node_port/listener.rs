@@ -163,8 +163,10 @@ pub(super) fn open(at: ListenAddress, only: Option<&[IpNet]>) -> io::Result<Stat
             socket.set_reuse_address(true)?;
             socket.set_tcp_nodelay(true)?;
             socket.bind(&at.address.into())?;
-            if only.is_some() {
-                restrict(&socket, only, at.address.is_ipv4())?;
+            if only.is_some()
+                && let Err(error) = restrict(&socket, only, at.address.is_ipv4())
+            {
+                tell_unfiltered(at, &error);
             }
             socket.listen(BACKLOG)?;
             // Accepted sockets inherit this, as TCP_NODELAY: no call for each.
@@ -191,26 +193,29 @@ pub(super) fn open(at: ListenAddress, only: Option<&[IpNet]>) -> io::Result<Stat
 }
 
 /// Goes on with the socket of another process, and lets in whom this one would.
-///
-/// # Errors
-/// As setsockopt(2).
-pub(super) fn inherit(
-    at: ListenAddress,
-    only: Option<&[IpNet]>,
-    socket: OwnedFd,
-) -> io::Result<State> {
+pub(super) fn inherit(at: ListenAddress, only: Option<&[IpNet]>, socket: OwnedFd) -> State {
     if at.protocol == Protocol::Udp {
-        return Ok(State::Udp {
+        return State::Udp {
             socket: Rc::new(socket.into()),
             ready: true,
-        });
+        };
     }
-    restrict(&SockRef::from(&socket), only, at.address.is_ipv4())?;
-    Ok(State::Tcp {
+    if let Err(error) = restrict(&SockRef::from(&socket), only, at.address.is_ipv4()) {
+        tell_unfiltered(at, &error);
+    }
+    State::Tcp {
         socket: mio::net::TcpListener::from_std(socket.into()),
         ready: true,
         pause: None,
-    })
+    }
+}
+
+/// It is served all the same: who is not meant is reset by what the table says.
+pub(super) fn tell_unfiltered(at: ListenAddress, error: &io::Error) {
+    tracing::warn!(
+        address = %at.address, %error,
+        "the kernel does not take the filter of who may connect here: others are reset"
+    );
 }
 
 fn socket(address: SocketAddr, kind: Type) -> io::Result<Socket> {

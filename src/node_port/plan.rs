@@ -19,6 +19,9 @@ pub(super) enum Step {
     Open(Listen),
     /// Listen there no more.
     Close(ListenAddress),
+    /// Nobody serves there now: UDP flows go on for as long as they last, and nothing
+    /// new begins.
+    Linger(ListenAddress),
 }
 
 /// What changes, and who is to be told of something.
@@ -39,6 +42,8 @@ pub(super) struct Plan {
     chosen: BTreeSet<IpAddr>,
     /// Networks of this node's pods.
     pods: Vec<IpNet>,
+    /// Addresses of the node as its Node object has them.
+    named: Vec<IpAddr>,
     /// This node and its pods, whom policy Local without a local endpoint leaves.
     inside: Arc<[IpNet]>,
     /// Whether anything is open: not before the table serves, nor when it takes nothing
@@ -61,6 +66,8 @@ struct Server {
     usable: bool,
     /// For clients from outside too.
     usable_outside: bool,
+    /// Whom a load balancer lets in, if not everybody.
+    source_ranges: Option<Vec<IpNet>>,
     listens: BTreeSet<ListenAddress>,
     /// Who was last said to be let in there, if not everybody.
     only: Option<Arc<[IpNet]>>,
@@ -73,6 +80,7 @@ impl Plan {
             addresses: NodeAddresses::default(),
             chosen: BTreeSet::new(),
             pods: Vec::new(),
+            named: Vec::new(),
             inside: Arc::new([]),
             open: false,
             servers: BTreeMap::new(),
@@ -106,8 +114,11 @@ impl Plan {
                     touched.insert(*address);
                     self.remove(*address);
                 }
-                Change::Node(network) if network.pod_cidrs != self.pods => {
+                Change::Node(network)
+                    if network.pod_cidrs != self.pods || network.addresses != self.named =>
+                {
                     self.pods.clone_from(&network.pod_cidrs);
+                    self.named.clone_from(&network.addresses);
                     self.find_inside();
                     touched.extend(self.servers.keys());
                 }
@@ -158,6 +169,7 @@ impl Plan {
             exposure: spec.exposure,
             usable: inside || outside,
             usable_outside: outside,
+            source_ranges: spec.source_ranges.clone(),
             listens,
             only,
         };
@@ -215,9 +227,7 @@ impl Plan {
                 continue;
             };
             let wanted = self.listens(address, server);
-            // Over UDP the table is asked about each client.
-            let few = !server.usable_outside && address.protocol == Protocol::Tcp;
-            let only = few.then(|| Arc::clone(&self.inside));
+            let only = self.audience(address, server);
             if only != server.only {
                 for at in server.listens.intersection(&wanted) {
                     let first = self.claims.get(at).and_then(|c| c.first().copied());
@@ -250,8 +260,12 @@ impl Plan {
             match owner {
                 None => {
                     self.claims.remove(&at);
-                    if owner_before.is_some() {
-                        closed.push(Step::Close(at));
+                    if let Some(before) = owner_before {
+                        closed.push(if self.lingers(at, before) {
+                            Step::Linger(at)
+                        } else {
+                            Step::Close(at)
+                        });
                     }
                 }
                 Some(owner) if Some(owner) != owner_before || retold.contains(&at) => {
@@ -264,6 +278,16 @@ impl Plan {
         closed
     }
 
+    /// Whether only endpoints are missing there. As with kube-proxy, UDP flows of a
+    /// service that has none that serves are left alone.
+    fn lingers(&self, at: ListenAddress, server: VirtualAddress) -> bool {
+        let udp = at.protocol == Protocol::Udp && self.open;
+        let server = self.servers.get(&server).map(|its| (server, its));
+        udp && server.is_some_and(|(address, server)| {
+            !server.usable && self.places(address, server).contains(&at)
+        })
+    }
+
     fn open(&self, at: ListenAddress, server: VirtualAddress) -> Option<Step> {
         let Server { service, only, .. } = self.servers.get(&server)?;
         Some(Step::Open(Listen {
@@ -274,13 +298,41 @@ impl Plan {
         }))
     }
 
+    /// Who is let in, if not everybody. The table is asked about each client too: over
+    /// UDP that is enough, while a client of TCP would be answered before.
+    fn audience(&self, address: VirtualAddress, server: &Server) -> Option<Arc<[IpNet]>> {
+        if address.protocol != Protocol::Tcp {
+            None
+        } else if !server.usable_outside {
+            Some(Arc::clone(&self.inside))
+        } else {
+            let ranges = server.source_ranges.as_ref()?;
+            let is_node = self
+                .named
+                .iter()
+                .any(|ip| ranges.iter().any(|r| r.contains(ip)));
+            let own = self.addresses.all.iter().map(|ip| IpNet::from(*ip));
+            let own = own.filter(|_| is_node);
+            Some(ranges.iter().copied().chain(own).collect())
+        }
+    }
+
     /// Where a virtual server should listen.
     fn listens(&self, address: VirtualAddress, server: &Server) -> BTreeSet<ListenAddress> {
+        if self.open && server.usable {
+            self.places(address, server)
+        } else {
+            BTreeSet::new()
+        }
+    }
+
+    /// Where it would listen if it had endpoints.
+    fn places(&self, address: VirtualAddress, server: &Server) -> BTreeSet<ListenAddress> {
         let at = |ip: IpAddr| ListenAddress {
             protocol: address.protocol,
             address: SocketAddr::new(ip, address.port),
         };
-        if !self.open || !server.usable || address.protocol == Protocol::Sctp {
+        if address.protocol == Protocol::Sctp {
             return BTreeSet::new();
         }
         match server.exposure {

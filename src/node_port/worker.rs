@@ -50,8 +50,8 @@ pub(super) enum Message {
     Open(Listen),
     /// Listen there no more. UDP flows that came through it end.
     Close(ListenAddress),
-    /// The process ends: take no new flows there. A UDP listener stays open until the
-    /// last flow that answers through it has ended.
+    /// The process ends, or nobody serves: take no new flows there. A UDP listener stays
+    /// open until the last flow that answers through it has ended.
     Drain(ListenAddress),
     /// The process ends: UDP flows that are silent are over sooner.
     Hasten,
@@ -166,6 +166,8 @@ impl Worker {
         let mut events = Events::with_capacity(EVENTS);
         loop {
             let timeout = self.timeout();
+            // From the last look at the clock after a wait to here it was at work.
+            self.stats.busy(self.now.elapsed());
             let waited = self.poll.poll(&mut events, timeout);
             self.now = Instant::now();
             match waited {

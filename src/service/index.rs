@@ -8,8 +8,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::mem::take;
-use std::net::SocketAddr;
 use std::sync::Arc;
+
+use ipnet::IpNet;
 
 use super::address::Family;
 use super::endpoint::EndpointSlice;
@@ -21,10 +22,12 @@ use super::slice_cache::SliceCache;
 use super::topology::ThisNode;
 use super::{Change, Exposure, HealthCheck, NodeNetwork, VirtualAddress, VirtualServerSpec};
 use claims::Claims;
+use emitted::Emitted;
 use namespaces::Namespaces;
 use specify::Selection;
 
 mod claims;
+mod emitted;
 mod explain;
 mod namespaces;
 mod specify;
@@ -36,6 +39,10 @@ pub use explain::{ExplainedEndpoint, Explanation, Placing};
 pub struct Index {
     node: ThisNode,
     network: NodeNetwork,
+    /// What was last said of it.
+    network_told: NodeNetwork,
+    /// Networks of the cluster's pods, if they are given.
+    cluster_cidrs: Vec<IpNet>,
     ipvs_compat: bool,
     services: HashMap<NamespacedName, Stored>,
     slices: SliceCache,
@@ -45,15 +52,6 @@ pub struct Index {
     emitted: HashMap<VirtualAddress, Emitted>,
     /// What was last said of each health check node port.
     health_checks: BTreeMap<NamespacedName, HealthCheck>,
-}
-
-#[derive(Debug)]
-struct Emitted {
-    /// Without the endpoints that serve, if these are the real servers: with many
-    /// virtual servers it is a third of all memory here.
-    spec: VirtualServerSpec,
-    serves_all: bool,
-    lacks_local: bool,
 }
 
 /// Service ports with policy Local that have endpoints, but none on this node:
@@ -102,6 +100,8 @@ impl Index {
                 zone: None,
             },
             network: NodeNetwork::default(),
+            network_told: NodeNetwork::default(),
+            cluster_cidrs: Vec::new(),
             ipvs_compat: false,
             services: HashMap::new(),
             slices: SliceCache::default(),
@@ -116,6 +116,15 @@ impl Index {
     /// than its iptables and nftables modes. To be said before the first event.
     pub fn with_ipvs_compat(mut self, ipvs_compat: bool) -> Self {
         self.ipvs_compat = ipvs_compat;
+        self
+    }
+
+    /// Tells pods by these networks, as kube-proxy's detector ClusterCIDR does; those
+    /// of a family of which none is given, by the networks that the Node names. To be
+    /// said before the first event.
+    pub fn with_cluster_cidrs(mut self, cluster_cidrs: Vec<IpNet>) -> Self {
+        self.cluster_cidrs = cluster_cidrs;
+        self.network = self.network_of(NodeNetwork::default());
         self
     }
 
@@ -142,7 +151,6 @@ impl Index {
         mut give: impl FnMut(Vec<Change>),
     ) -> Vec<ObjectWarning> {
         let mut dirty = Dirty::default();
-        let network = self.network.clone();
         for event in events {
             match event {
                 Event::Apply { object, origin } => self.take(object, origin, &mut dirty),
@@ -155,7 +163,8 @@ impl Index {
             mut warnings,
         } = dirty;
         let mut changes = Vec::new();
-        if self.network != network {
+        if self.network != self.network_told {
+            self.network_told.clone_from(&self.network);
             changes.push(Change::Node(self.network.clone()));
         }
         for address in addresses {
@@ -324,7 +333,7 @@ impl Index {
         if *name != self.node.name {
             return;
         }
-        self.network = match node {
+        let network = match node {
             Some(node) => node.network.clone(),
             None => NodeNetwork {
                 // What was last said of it, as kube-proxy.
@@ -332,11 +341,25 @@ impl Index {
                 ..NodeNetwork::default()
             },
         };
+        self.network = self.network_of(network);
         let zone = node.and_then(|n| n.zone.as_ref());
         if self.node.zone.as_ref() != zone {
             self.node.zone = zone.cloned();
             dirty.addresses.extend(self.emitted.keys().copied());
         }
+    }
+
+    /// With the networks of the cluster's pods in place of those of the node's.
+    fn network_of(&self, mut network: NodeNetwork) -> NodeNetwork {
+        let given = &self.cluster_cidrs;
+        let is_given = |net: &IpNet| {
+            given
+                .iter()
+                .any(|its| its.addr().is_ipv4() == net.addr().is_ipv4())
+        };
+        network.pod_cidrs.retain(|net| !is_given(net));
+        network.pod_cidrs.extend(given);
+        network
     }
 
     /// Takes the claims of a Service back.
@@ -422,39 +445,6 @@ impl Index {
             self.ipvs_compat,
         ))
     }
-}
-
-impl Emitted {
-    fn new(mut spec: VirtualServerSpec, lacks_local: bool) -> Self {
-        let serves_all = spec.serving == sorted(&spec.real_servers);
-        if serves_all {
-            spec.serving = Vec::new();
-        }
-        Self {
-            spec,
-            serves_all,
-            lacks_local,
-        }
-    }
-
-    /// What was said.
-    fn spec(&self) -> VirtualServerSpec {
-        let mut spec = self.spec.clone();
-        if self.serves_all {
-            spec.serving = sorted(&spec.real_servers);
-        }
-        spec
-    }
-
-    fn says_as(&self, other: &Self) -> bool {
-        self.spec == other.spec && self.serves_all == other.serves_all
-    }
-}
-
-fn sorted(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
-    let mut sorted = addresses.to_vec();
-    sorted.sort_unstable();
-    sorted
 }
 
 fn warn(

@@ -26,6 +26,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         .both("a_refused_client_is_seen", refused)
         .one("a_short_flow_has_both_sides", short)
         .one("a_pipe_ends_after_so_many_packets", pipe)
+        .both("headers_of_a_bulk_transfer_are_all_there", bulk)
         .done()
 }
 
@@ -320,6 +321,53 @@ fn service(world: &World, family: Family, number: u16) -> Result<String, Failed>
 
 fn parsed(packet: &Commented) -> Packet {
     packet.frame.packet().expect("an IP packet")
+}
+
+/// Bytes that come down, in packets of which the capture keeps the headers.
+const BULK: u64 = 48 << 20;
+const SNAPLEN: usize = 128;
+
+fn bulk(family: Family) -> Result<(), Failed> {
+    let mut world = World::other()?;
+    world.serve("app", 2, &[Port::tcp("web", 80, 8000)], &[world.pod(0)])?;
+    let _server = world.pod(0).serve_tcp(8000, Tcp::Source(BULK))?;
+    // Trace lines for each packet are not wanted here.
+    let options = world.options().environment("RUST_LOG", "info");
+    world.start_with(&options)?;
+    let capture = Running::start(&world, &["--snaplen", &SNAPLEN.to_string()])?;
+    let vip = world.vip_at(family, 2, 80);
+    let mut stream = client::connect(world.from(Client::Pod), vip, LIMIT)?;
+    stream.shutdown(std::net::Shutdown::Write)?;
+    let got = std::io::copy(&mut stream, &mut std::io::sink())?;
+    assert_eq!(got, BULK);
+    drop(stream);
+    world.wait_for_flows("no flow", <[_]>::is_empty)?;
+    let (status, told, file) = capture.interrupt()?;
+    assert!(status.success(), "{told}");
+    assert!(
+        told.contains(" packets received by filter; 0 packets dropped"),
+        "{told}"
+    );
+    assert_eq!(file.dropped, [0]);
+    // What went down, on each side: from the virtual server, and from the real one.
+    let header = match family {
+        Family::V4 => 20,
+        Family::V6 => 40,
+    };
+    for (side, port) in [("client's side", 80), ("real server's side", 8000_u16)] {
+        let mut payload = 0;
+        for packet in file.packets.iter().filter(|p| p.comment.ends_with(side)) {
+            let bytes = &packet.frame.bytes;
+            assert_eq!(bytes.len(), packet.original_length.min(SNAPLEN));
+            let tcp = &bytes[header..];
+            if tcp[..2] == port.to_be_bytes() {
+                payload += packet.original_length - header - usize::from(tcp[12] >> 4) * 4;
+            }
+        }
+        // Some may have been sent twice.
+        assert!(payload as u64 >= BULK, "{side}: {payload}");
+    }
+    Ok(())
 }
 
 /// They are over before the proxy can be asked for them.

@@ -1,9 +1,9 @@
-//! `check`: each finding, as the fault that it tells of is made.
+//! `check`: each finding, as the fault that it tells of is made. Beside a running proxy:
+//! `check_running`.
 
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::Path;
 
 use kube_tun_proxy::check::{Finding, Level, Report};
 use kube_tun_proxy::lab::Namespace;
@@ -21,31 +21,29 @@ pub(crate) fn trials() -> Vec<Trial> {
         .one("settings_of_the_kernel", settings)
         .one("flannel", flannel)
         .one("an_api_server", cluster)
-        .one("without_privilege", without_privilege)
-        .one("beside_a_running_proxy", running)
         .done()
 }
 
 /// A node that is looked at again and again.
-struct Node {
-    world: World,
+pub(super) struct Node {
+    pub(super) world: World,
     /// No proxy has its socket here.
     directory: tempfile::TempDir,
 }
 
 impl Node {
-    fn new() -> Result<Self, Failed> {
+    pub(super) fn new() -> Result<Self, Failed> {
         Ok(Self {
             world: World::other()?,
             directory: tempfile::tempdir()?,
         })
     }
 
-    fn file(&self, name: &str) -> String {
+    pub(super) fn file(&self, name: &str) -> String {
         self.directory.path().join(name).display().to_string()
     }
 
-    fn arguments(&self) -> Vec<String> {
+    pub(super) fn arguments(&self) -> Vec<String> {
         let cidrs = self.world.service_cidrs().map(|cidr| cidr.to_string());
         let manifests = self.world.manifests.path().display().to_string();
         [
@@ -65,7 +63,7 @@ impl Node {
     }
 
     /// The report, after its exit status was held against it.
-    fn report(&self, more: &[&str]) -> Result<Report, Failed> {
+    pub(super) fn report(&self, more: &[&str]) -> Result<Report, Failed> {
         let mut command = self.world.node().namespace().command(BINARY);
         let output = command
             .args(self.arguments())
@@ -83,7 +81,7 @@ impl Node {
         Ok(report)
     }
 
-    fn finding(&self, subject: &str, more: &[&str]) -> Result<Finding, Failed> {
+    pub(super) fn finding(&self, subject: &str, more: &[&str]) -> Result<Finding, Failed> {
         let report = self.report(more)?;
         let found = report.findings.iter().find(|one| one.subject == subject);
         Ok(found
@@ -92,11 +90,11 @@ impl Node {
     }
 
     /// Looks, and holds what is said of `subject` against `level` and words.
-    fn expect(&self, subject: &str, level: Level, words: &[&str]) -> Result<(), Failed> {
+    pub(super) fn expect(&self, subject: &str, level: Level, words: &[&str]) -> Result<(), Failed> {
         self.expect_with(&[], subject, level, words)
     }
 
-    fn expect_with(
+    pub(super) fn expect_with(
         &self,
         more: &[&str],
         subject: &str,
@@ -113,7 +111,7 @@ impl Node {
         Ok(())
     }
 
-    fn set(&self, key: &str, value: &str) -> Result<(), Failed> {
+    pub(super) fn set(&self, key: &str, value: &str) -> Result<(), Failed> {
         Ok(self.world.node().namespace().set_sysctl(key, value)?)
     }
 }
@@ -138,6 +136,7 @@ fn without_faults() -> Result<(), Failed> {
             "netfilter",
             "kube-proxy",
             "healthz",
+            "metrics",
             "routes",
             "rules",
             "flannel",
@@ -465,53 +464,5 @@ fn flannel() -> Result<(), Failed> {
     let finding = node.finding("flannel", &[])?;
     assert_eq!(finding.level, Level::Warning, "{finding:?}");
     assert!(finding.found.contains("FLANNEL_NETWORK"), "{finding:?}");
-    Ok(())
-}
-
-/// In a user namespace of its own, below the one that owns the node's network: it has
-/// every capability there, and none here.
-fn without_privilege() -> Result<(), Failed> {
-    let node = Node::new()?;
-    let mut command = node.world.node().namespace().command("unshare");
-    let output = command
-        .arg("--user")
-        .arg(Path::new(BINARY))
-        .args(node.arguments())
-        .args(["-o", "json"])
-        .output()?;
-    assert_eq!(output.status.code(), Some(3), "{output:?}");
-    let report: Report = serde_json::from_slice(&output.stdout)?;
-    let of = |subject: &str| {
-        let found = report.findings.iter().find(|one| one.subject == subject);
-        found.cloned().expect("every subject is there")
-    };
-    let finding = of("capabilities");
-    assert_eq!(finding.level, Level::Failure, "{finding:?}");
-    let mend = finding.mend.as_deref().unwrap_or_default();
-    assert!(mend.contains("kube-tun-proxy init --user"), "{mend}");
-    assert_eq!(of("netfilter").level, Level::Warning);
-    Ok(())
-}
-
-fn running() -> Result<(), Failed> {
-    let mut node = Node::new()?;
-    let socket = node.file("admin.sock");
-    let options = node.world.options().admin_socket(Path::new(&socket));
-    node.world.start_with(&options)?;
-    let at = ["--healthz-bind-address", "127.0.0.1:10256"];
-    let mut arguments = node.arguments();
-    arguments.retain(|argument| !argument.starts_with("--healthz"));
-    let mut command = node.world.node().namespace().command(BINARY);
-    let output = command
-        .args(arguments)
-        .args(at)
-        .args(["-o", "json"])
-        .output()?;
-    let report: Report = serde_json::from_slice(&output.stdout)?;
-    for subject in ["device", "healthz", "routes", "kube-proxy", "capabilities"] {
-        let found = report.findings.iter().find(|one| one.subject == subject);
-        let found = found.expect("every subject is there");
-        assert_eq!(found.level, Level::Ok, "{found:?}");
-    }
     Ok(())
 }

@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::time::{Duration, Instant};
 
 use kube_tun_proxy::admin::api::{self, Services};
 use kube_tun_proxy::lab::manifests::Port;
 use kube_tun_proxy::lab::servers::Tcp;
 use kube_tun_proxy::lab::{ProxyOptions, client};
+use kube_tun_proxy::node::fallback::{LOOK, TAKE_AFTER, TAKE_OVER_AFTER, YIELD_AFTER};
+use kube_tun_proxy::node::kernel_proxy::Kernel;
 use libtest_mimic::{Failed, Trial};
 
 use super::kernel::{KubeProxy, add_device, kube_proxy_table};
@@ -16,6 +19,8 @@ pub(crate) fn trials() -> Vec<Trial> {
     Trials::of("fallback")
         .one("comes_and_goes_with_the_kernel", comes_and_goes)
         .one("stands_by_from_the_start", stands_by)
+        .one("each_change_waits_its_time_and_says_why", reasons)
+        .one("a_kube_proxy_that_alternates_changes_nothing", alternates)
         .done()
 }
 
@@ -147,4 +152,139 @@ fn stands_by() -> Result<(), Failed> {
     kube_proxy_table(&node, false)?;
     wait_until("routes", || is_routed(&world))?;
     is_served(&world)
+}
+
+/// How much later than it must a change may come: the look after it, the look's own time
+/// (kube-proxy's health has a second for each of two answers), and a busy machine.
+const LATE: Duration = Duration::from_secs(6);
+
+/// Waits for the decision, which comes after `wait` and not before, and holds everything
+/// that tells of it against it: log, metrics, `/readyz`, `list`, and the JSON.
+fn expect_change(
+    world: &World,
+    from: Instant,
+    wait: Duration,
+    active: bool,
+    kernel: Kernel,
+    changes: u64,
+) -> Result<(), Failed> {
+    let until = from + wait + LATE;
+    let now = loop {
+        let now = standing(world)?;
+        if now.changes == changes {
+            break now;
+        }
+        assert!(Instant::now() < until, "{now:?} {:?} after", from.elapsed());
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    // What is seen first is seen up to one look later than it was made.
+    let took = from.elapsed();
+    assert!(took >= wait, "{took:?} is less than {wait:?}");
+    assert_eq!(
+        (now.active, now.reason.as_str()),
+        (active, &*kernel.to_string())
+    );
+
+    let what = if active { "takes part" } else { "stands by" };
+    let says = format!("ready, {what}: {kernel}");
+    wait_until(
+        "readiness says so",
+        || Ok(readyz(world)?.starts_with(&says)),
+    )?;
+    let listed = world.proxy().command(&["list"])?;
+    let listed = String::from_utf8(listed.stdout)?;
+    let first = listed.lines().next().unwrap_or_default();
+    assert!(
+        first.starts_with(&format!("Fallback {what} for ")),
+        "{first}"
+    );
+    assert!(first.contains(&kernel.to_string()), "{first}");
+    let log = world.proxy().log();
+    let said: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains("fallback: "))
+        .collect();
+    assert_eq!(said.len() as u64, changes + 1, "{said:?}");
+    let last = said.last().copied().unwrap_or_default();
+    assert!(last.contains(&format!("fallback: {what}")), "{last}");
+    assert!(last.contains(&kernel.to_string()), "{last}");
+
+    let at = world.proxy().metrics();
+    let (status, text) = client::http_get(world.node().namespace(), at, "/metrics", LIMIT)?;
+    assert_eq!(status, 200);
+    let mut expected = vec![
+        format!("kube_tun_proxy_fallback_active {}", u8::from(active)),
+        format!("kube_tun_proxy_fallback_changes_total {changes}"),
+    ];
+    expected.extend(Kernel::ALL.iter().map(|one| {
+        let is = u8::from(*one == kernel);
+        let reason = one.as_str();
+        format!("kube_tun_proxy_fallback_reason{{reason=\"{reason}\"}} {is}")
+    }));
+    for line in expected {
+        assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+    }
+    Ok(())
+}
+
+fn reasons() -> Result<(), Failed> {
+    let mut world = World::other()?;
+    world.serve("web", 1, &[Port::tcp("", 80, 8000)], &[world.pod(0)])?;
+    let node = world.node().namespace().clone();
+    let start = Instant::now();
+    world.start_with(&options(&world))?;
+    let at_once = Duration::ZERO;
+    expect_change(&world, start, at_once, true, Kernel::Absent, 0)?;
+
+    // kube-proxy comes: well, and its rules.
+    let came = Instant::now();
+    kube_proxy_table(&node, true)?;
+    let kube_proxy = KubeProxy::start(&node)?;
+    let carries = Kernel::CarriesByNetfilter;
+    // The last look may have been just before.
+    expect_change(&world, came, YIELD_AFTER, false, carries, 1)?;
+
+    // It loses its rules, and stays.
+    let gone = Instant::now();
+    kube_proxy_table(&node, false)?;
+    expect_change(&world, gone, TAKE_AFTER, true, Kernel::Empty, 2)?;
+
+    // It writes them anew. That it did not last is held against it.
+    let back = Instant::now();
+    kube_proxy_table(&node, true)?;
+    expect_change(&world, back, 2 * YIELD_AFTER, false, carries, 3)?;
+
+    // It ends, and leaves its rules behind.
+    let ended = Instant::now();
+    drop(kube_proxy);
+    expect_change(&world, ended, TAKE_OVER_AFTER, true, Kernel::Orphaned, 4)
+}
+
+/// Well and not well, from one look to the next: neither a proxy that stands by takes part
+/// nor one that takes part stands by.
+fn alternates() -> Result<(), Failed> {
+    for active in [false, true] {
+        let mut world = World::other()?;
+        world.serve("web", 1, &[Port::tcp("", 80, 8000)], &[world.pod(0)])?;
+        let node = world.node().namespace().clone();
+        kube_proxy_table(&node, true)?;
+        let kube_proxy = KubeProxy::start(&node)?;
+        kube_proxy.set_well(!active);
+        world.start_with(&options(&world))?;
+        let before = standing(&world)?;
+        assert_eq!((before.active, before.changes), (active, 0));
+        // Longer than the kernel must carry for it to leave.
+        let until = Instant::now() + YIELD_AFTER + Duration::from_secs(4);
+        let mut well = !active;
+        while Instant::now() < until {
+            well = !well;
+            kube_proxy.set_well(well);
+            std::thread::sleep(LOOK);
+        }
+        let after = standing(&world)?;
+        assert_eq!((after.active, after.changes), (active, 0));
+        assert_eq!(is_routed(&world)?, active);
+        log_has(&world, "fallback: ", 1);
+    }
+    Ok(())
 }

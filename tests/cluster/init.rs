@@ -104,7 +104,16 @@ impl Place {
         self.directory.path().join("run").join("admin.sock")
     }
 
-    fn init(&self, more: &[&str]) -> Result<Output, Failed> {
+    /// Lets others than its user use the directory of the socket: the lab's own root has
+    /// no privilege there.
+    pub(crate) fn open_directory(&self) -> Result<(), Failed> {
+        let socket = self.socket();
+        let directory = socket.parent().ok_or("no directory")?;
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o777))?;
+        Ok(())
+    }
+
+    pub(crate) fn init(&self, more: &[&str]) -> Result<Output, Failed> {
         let mut command = self.world.node().namespace().command(BINARY);
         let command = command.arg("init").args(more);
         let command = command.arg("--admin-socket").arg(self.socket());

@@ -16,10 +16,11 @@ use serde_json::json;
 
 use crate::api_server::Fault;
 use crate::kube_stage::{
-    KubeStage, cluster_ip, node_object, node_port, service, service_cidr, slice, with,
+    KubeStage, Place, cluster_ip, everywhere, node_object, node_port, service, service_cidr, slice,
+    with,
 };
 use crate::node_port_stage::{is_refused, until};
-use crate::world::{LIMIT, Trials};
+use crate::world::{Family, LIMIT, Trials};
 
 /// How long to wait for what must not come.
 const SILENCE: Duration = Duration::from_millis(300);
@@ -36,8 +37,14 @@ pub(crate) fn trials() -> Vec<Trial> {
         .one("without_permission_each_address_has_a_route", host_routes)
         .one("a_node_that_leaves_is_told_to_load_balancers", leaving)
         .one("network_policies_keep_pods_out", network_policies)
+        .one("network_policies_are_known_before_a_take_over", taken_over)
         .one("the_api_server_fails_while_traffic_runs", api_server_fails)
-        .one("every_pod_is_replaced_under_load", rolling_replacement)
+        .one("every_pod_is_replaced_under_load", || {
+            rolling_replacement("Cluster")
+        })
+        .one("every_local_pod_is_replaced_under_load", || {
+            rolling_replacement("Local")
+        })
         .done()
 }
 
@@ -371,6 +378,48 @@ fn network_policies() -> Result<(), Failed> {
     until_answered(stage.client(), vip, "pod-5")
 }
 
+/// A process that takes over knows first what decides about pods, and so they are
+/// served all the time.
+fn taken_over() -> Result<(), Failed> {
+    let mut stage = KubeStage::seed()?;
+    let _servers = serve(&stage, &["pod-5"])?;
+    stage.serve("web", cluster_ip("10.0.0.3"), &["pod-5"]);
+    stage.start(&[])?;
+    let vip = at("10.0.0.3:80");
+    until_answered(stage.client(), vip, "pod-5")?;
+    let load = Load::within(&[stage.client()], vip, SECOND);
+    load.run_on(10)?;
+    // Its first questions are not answered, and the one after some time.
+    for resource in ["networkpolicies", "servicecidrs"] {
+        for _ in 0..3 {
+            stage.api.fault(resource, Fault::Status(500));
+        }
+    }
+    let asked = stage.api.seen("networkpolicies").len();
+    let former = stage.take_over(|stage, new| {
+        let seen = || stage.api.seen("networkpolicies").len();
+        until(seen, |seen| *seen >= asked + 2)?;
+        // The objects are long read.
+        load.run_on(10)?;
+        let log = new.log();
+        assert!(!log.contains("taken over: "), "{log}");
+        Ok(())
+    })?;
+    load.run_on(50)?;
+    load.end()?;
+    let log = stage.proxy().log();
+    let policies = log.find("the cluster has no NetworkPolicies");
+    assert!(
+        policies.is_some() && policies < log.find("taken over: "),
+        "{log}"
+    );
+    drop(former);
+    Ok(())
+}
+
+/// Less than until a SYN that was lost is sent again (RFC 6298 section 2).
+const SECOND: Duration = Duration::from_millis(900);
+
 /// Clients that connect without a pause, and what failed them.
 struct Load {
     over: Arc<AtomicBool>,
@@ -380,12 +429,17 @@ struct Load {
 
 impl Load {
     fn start(from: &[&Namespace], to: SocketAddr) -> Self {
+        Self::within(from, to, LIMIT)
+    }
+
+    /// Each connection must be made and answered in this time.
+    fn within(from: &[&Namespace], to: SocketAddr, limit: Duration) -> Self {
         let (over, asked) = (Arc::new(AtomicBool::new(false)), Arc::default());
         let ask = |from: &&Namespace| {
             let (from, over, asked) = ((*from).clone(), Arc::clone(&over), Arc::clone(&asked));
             thread::spawn(move || {
                 while !over.load(Ordering::Relaxed) {
-                    client::who(&from, to, LIMIT).map_err(|error| error.to_string())?;
+                    client::who(&from, to, limit).map_err(|error| error.to_string())?;
                     let _ = AtomicUsize::fetch_add(&asked, 1, Ordering::Relaxed);
                 }
                 Ok(())
@@ -462,21 +516,43 @@ fn api_server_fails() -> Result<(), Failed> {
     load.end()
 }
 
-fn rolling_replacement() -> Result<(), Failed> {
+/// By cluster IP, node port and load balancer IP.
+fn rolling_replacement(policy: &str) -> Result<(), Failed> {
     let mut stage = KubeStage::seed()?;
-    let (old, new) = (["pod-5", "pod-6", "pod-7"], ["new-1", "new-2", "new-3"]);
+    // Under policy Local clients from outside meet those on the node alone.
+    let (old, on) = match policy {
+        "Local" => (["old-1", "old-2", "old-3"], "master"),
+        _ => (["pod-5", "pod-6", "pod-7"], "node2"),
+    };
+    if on == "master" {
+        for (name, host) in old.into_iter().zip(21..) {
+            stage.cluster.add_pod(on, PodSpec::new(name, host))?;
+        }
+    }
+    let new = ["new-1", "new-2", "new-3"];
     for (name, host) in new.into_iter().zip(11..) {
-        stage.cluster.add_pod("node2", PodSpec::new(name, host))?;
+        stage.cluster.add_pod(on, PodSpec::new(name, host))?;
     }
     let mut servers: Vec<_> = old
         .iter()
         .map(|pod| serve(&stage, &[pod]))
         .collect::<Result<_, _>>()?;
-    stage.serve("web", node_port("10.0.0.3", NODE_PORT), &old);
+    stage.serve("web", cluster_ip("10.0.0.3"), &old);
+    stage.api.apply(
+        "services",
+        everywhere("web", 3, &json!({"externalTrafficPolicy": policy})),
+    );
     stage.start(&[])?;
-    let (vip, on_node) = (at("10.0.0.3:80"), stage.at_master(NODE_PORT));
-    let inside = Load::start(&[stage.master(), stage.client(), stage.client()], vip);
-    let outside = Load::start(&[stage.cluster.outside(), stage.client()], on_node);
+    stage.lead_from_outside("198.51.100.0/24".parse()?)?;
+    let place = |place| stage.place(Family::V4, 3, place);
+    let inside = [stage.master(), stage.client(), stage.client()];
+    let outside = [stage.cluster.outside(), stage.client()];
+    let loads = [
+        Load::start(&inside, place(Place::ClusterIp)),
+        Load::start(&outside, place(Place::NodePort)),
+        Load::start(&outside, place(Place::Balancer)),
+    ];
+    let run_on = || loads.iter().try_for_each(|load| load.run_on(10));
     let mut running = old.to_vec();
     for (gone, comes) in old.into_iter().zip(new) {
         servers.push(serve(&stage, &[comes])?);
@@ -486,7 +562,7 @@ fn rolling_replacement() -> Result<(), Failed> {
         };
         stage.endpoints("web", &all(&stage, &running));
         stage.wait_for_real_servers("10.0.0.3:80", &running)?;
-        inside.run_on(10)?;
+        run_on()?;
         // It is told to stop, and serves until it has: first as one that terminates,
         // then not at all.
         running.retain(|pod| *pod != gone);
@@ -494,15 +570,14 @@ fn rolling_replacement() -> Result<(), Failed> {
         endpoints.push(stage.terminating(gone));
         stage.endpoints("web", &endpoints);
         stage.wait_for_real_servers("10.0.0.3:80", &running)?;
-        inside.run_on(10)?;
-        outside.run_on(10)?;
+        run_on()?;
         stage.endpoints("web", &all(&stage, &running));
         drop(servers.remove(0));
-        inside.run_on(10)?;
-        outside.run_on(10)?;
+        run_on()?;
     }
-    inside.end()?;
-    outside.end()?;
+    for load in loads {
+        load.end()?;
+    }
     assert_eq!(running, new);
     Ok(())
 }

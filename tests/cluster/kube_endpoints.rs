@@ -5,15 +5,15 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::thread;
 use std::time::Duration;
 
+use kube_tun_proxy::lab::servers::{Server, Tcp, Udp};
 use kube_tun_proxy::lab::{ClusterBuilder, Namespace, PodSpec, client};
 use libtest_mimic::{Failed, Trial};
 use serde_json::{Value, json};
 
 use crate::kube::{at, serve, until_answered, until_refused, until_silent};
-use crate::kube_stage::{KubeStage, cluster_ip, node_port, service, with};
+use crate::kube_stage::{KubeStage, cluster_ip, node_port, service, slice, with};
 use crate::node_port_stage::{is_refused, until};
 use crate::world::{LIMIT, Trials};
 
@@ -27,8 +27,6 @@ const CONFIRM: usize = 15;
 pub(crate) fn trials() -> Vec<Trial> {
     Trials::of("kube_endpoints")
         .one("affinity_is_switched_on_and_off", affinity)
-        .one("affinity_ends_with_its_time", affinity_timeout)
-        .one("affinity_leaves_an_endpoint_that_goes", affinity_moves)
         .one("a_pod_reaches_itself", hairpin)
         .one("the_last_that_terminate_serve", || terminating(json!({})))
         .one("the_last_local_that_terminate_serve", || {
@@ -40,6 +38,8 @@ pub(crate) fn trials() -> Vec<Trial> {
             }))
         })
         .one("policy_local_without_local_endpoints", nothing_local)
+        .one("the_external_policy_changes", policy_changes)
+        .one("a_node_is_an_endpoint_itself", host_network)
         .one("one_udp_client_whose_server_is_replaced", udp_cycles)
         .one("one_udp_client_whose_server_gets_ready", udp_gets_ready)
         .one("unready_endpoints_get_nothing", unready)
@@ -89,51 +89,6 @@ fn affinity() -> Result<(), Failed> {
     for (from, to) in places {
         until(|| names(from, to, 3), all(3))?;
     }
-    Ok(())
-}
-
-fn affinity_timeout() -> Result<(), Failed> {
-    const TIMEOUT: Duration = Duration::from_secs(2);
-    let mut stage = KubeStage::seed()?;
-    let _servers = serve(&stage, &PODS)?;
-    stage.serve("web", sticky(node_port("10.0.0.3", NODE_PORT), 2), &PODS);
-    stage.start(&[])?;
-    let outside = stage.cluster.outside();
-    for (from, to) in [
-        (stage.master(), at("10.0.0.3:80")),
-        (outside, stage.at_master(NODE_PORT)),
-    ] {
-        let first = client::who(from, to, LIMIT)?.name;
-        // Each connection begins the time anew.
-        for _ in 0..3 {
-            thread::sleep(TIMEOUT / 2);
-            assert_eq!(client::who(from, to, LIMIT)?.name, first, "{to}");
-        }
-        thread::sleep(TIMEOUT * 3 / 2);
-        // Nothing holds it any more, and it is another's turn.
-        assert_ne!(client::who(from, to, LIMIT)?.name, first, "{to}");
-    }
-    Ok(())
-}
-
-fn affinity_moves() -> Result<(), Failed> {
-    let mut stage = KubeStage::seed()?;
-    let _servers = serve(&stage, &PODS)?;
-    stage.serve("web", sticky(cluster_ip("10.0.0.3"), 10_800), &PODS);
-    stage.start(&[])?;
-    let to = at("10.0.0.3:80");
-    let first = client::who(stage.master(), to, LIMIT)?.name;
-    let rest: Vec<_> = PODS.into_iter().filter(|pod| *pod != first).collect();
-    let endpoints: Vec<_> = rest.iter().map(|pod| stage.endpoint(pod)).collect();
-    stage.endpoints("web", &endpoints);
-    stage.wait_for_real_servers("10.0.0.3:80", &rest)?;
-    let then = names(stage.master(), to, CONFIRM)?;
-    assert!(then.len() == 1 && !then.contains(&first), "{then:?}");
-    // It comes back, and nobody who has another goes back to it.
-    let endpoints: Vec<_> = PODS.iter().map(|pod| stage.endpoint(pod)).collect();
-    stage.endpoints("web", &endpoints);
-    stage.wait_for_real_servers("10.0.0.3:80", &PODS)?;
-    assert_eq!(names(stage.master(), to, CONFIRM)?, then);
     Ok(())
 }
 
@@ -254,6 +209,97 @@ fn nothing_local() -> Result<(), Failed> {
         until_silent(outside, to)?;
     }
     assert_eq!(client::who(stage.client(), on_node, LIMIT)?.name, "pod-5");
+    Ok(())
+}
+
+/// To Local and back: which endpoints clients from outside meet, and whether a load
+/// balancer is told how many there are (service.go, "should implement NodePort and
+/// HealthCheckNodePort correctly when ExternalTrafficPolicy changes").
+fn policy_changes() -> Result<(), Failed> {
+    let plan = ClusterBuilder::seed().pod("master", PodSpec::new("here", 20));
+    let mut stage = KubeStage::of(plan.build()?)?;
+    let _servers = serve(&stage, &["here", "pod-5"])?;
+    let balanced = |policy: Value| {
+        let spec = with(
+            node_port("10.0.0.3", NODE_PORT),
+            &json!({"type": "LoadBalancer"}),
+        );
+        service("web", with(spec, &policy))
+    };
+    let cluster = balanced(json!({"externalTrafficPolicy": "Cluster"}));
+    let local = balanced(json!({"externalTrafficPolicy": "Local", "healthCheckNodePort": HEALTH}));
+    stage.serve("web", cluster["spec"].clone(), &["here", "pod-5"]);
+    stage.start(&[])?;
+    let outside = stage.cluster.outside();
+    let (on_node, checked) = (stage.at_master(NODE_PORT), stage.at_master(HEALTH));
+    let both = BTreeSet::from(["here".to_owned(), "pod-5".to_owned()]);
+    let here = BTreeSet::from(["here".to_owned()]);
+    let meets = |expected: &BTreeSet<String>| {
+        until(
+            || names(outside, on_node, 4),
+            |met| matches!(met, Ok(met) if met == expected),
+        )
+    };
+    for _ in 0..2 {
+        meets(&both)?;
+        until_refused(outside, checked)?;
+        stage.api.apply("services", local.clone());
+        meets(&here)?;
+        until(
+            || client::http_get(outside, checked, "/", LIMIT).map(|answer| answer.0),
+            |status| matches!(status, Ok(200)),
+        )?;
+        assert_eq!(names(stage.client(), on_node, 4)?, both);
+        stage.api.apply("services", cluster.clone());
+    }
+    Ok(())
+}
+
+/// Pods in the network of their node have its address (networking.go, "should support
+/// basic nodePort … service endpoints using hostNetwork").
+fn host_network() -> Result<(), Failed> {
+    const PORT: u16 = 8088;
+    let mut stage = KubeStage::seed()?;
+    let mut servers = Vec::new();
+    let mut endpoints = Vec::new();
+    for node in stage.cluster.nodes() {
+        let at = SocketAddr::new(node.address().into(), PORT);
+        let name = node.name().to_owned();
+        servers.push(Server::tcp(node.namespace(), at, Tcp::Who(name.clone()))?);
+        servers.push(Server::udp(node.namespace(), at, Udp::Who(name.clone()))?);
+        endpoints.push(json!({
+            "addresses": [node.address().to_string()],
+            "conditions": {"ready": true, "serving": true, "terminating": false},
+            "nodeName": name,
+        }));
+    }
+    let ports = json!([
+        {"name": "tcp", "protocol": "TCP", "port": PORT},
+        {"name": "udp", "protocol": "UDP", "port": PORT},
+    ]);
+    stage
+        .api
+        .apply("endpointslices", slice("web", "a", &ports, &endpoints));
+    stage
+        .api
+        .apply("services", service("web", node_port("10.0.0.3", NODE_PORT)));
+    stage.start(&[])?;
+    let outside = stage.cluster.outside();
+    let (vip, on_node) = (at("10.0.0.3:80"), stage.at_master(NODE_PORT));
+    let both = BTreeSet::from(["master".to_owned(), "node2".to_owned()]);
+    for (from, to) in [
+        (stage.master(), vip),
+        (stage.client(), vip),
+        (stage.master(), on_node),
+        (stage.client(), on_node),
+        (outside, on_node),
+    ] {
+        assert_eq!(names(from, to, 4)?, both, "{to}");
+        let udp: Result<BTreeSet<_>, _> = (0..4)
+            .map(|_| client::who_udp(from, to, LIMIT).map(|seen| seen.name))
+            .collect();
+        assert_eq!(udp?, both, "{to}");
+    }
     Ok(())
 }
 

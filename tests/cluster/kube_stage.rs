@@ -3,10 +3,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use kube_tun_proxy::lab::{Cluster, ClusterBuilder, Namespace, Node, ProxyOptions, ProxyProcess};
 use libtest_mimic::Failed;
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::api_server::ApiServer;
-use crate::world::{BINARY, TUN};
+use crate::world::{BINARY, Family, LIMIT, TUN};
 
 /// The port at which the API server listens on the master.
 const API_PORT: u16 = 6443;
@@ -48,8 +48,12 @@ impl KubeStage {
         let listen = move |at: SocketAddr| namespace.run(|| TcpListener::bind(at));
         let api = runtime.block_on(ApiServer::start_at("secret", at, listen));
         let (directory, kubeconfig) = api.kubeconfig(&api.url(), &json!({"token": "secret"}));
-        let range = cluster.service_cidr().to_string();
-        api.apply("servicecidrs", service_cidr("kubernetes", &[&range]));
+        let ranges = [
+            cluster.service_cidr().to_string(),
+            cluster.service_cidr6().to_string(),
+        ];
+        let ranges = ranges.each_ref().map(String::as_str);
+        api.apply("servicecidrs", service_cidr("kubernetes", &ranges));
         for node in cluster.nodes() {
             api.apply("nodes", node_object(node));
         }
@@ -71,6 +75,24 @@ impl KubeStage {
         );
         let proxy = ProxyProcess::start(self.master(), Path::new(BINARY), &options)?;
         Ok(self.proxy.insert(proxy))
+    }
+
+    /// Another proxy takes over from the one that runs, which is returned. `meanwhile` is
+    /// done as soon as the new one was started.
+    pub(crate) fn take_over(
+        &mut self,
+        meanwhile: impl FnOnce(&Self, &ProxyProcess) -> Result<(), Failed>,
+    ) -> Result<ProxyProcess, Failed> {
+        let options = ProxyOptions::of_cluster(&self.kubeconfig)
+            .admin_socket(self.proxy().admin_socket())
+            .argument("--takeover");
+        let new = ProxyProcess::spawn(self.master(), Path::new(BINARY), &options)?;
+        meanwhile(self, &new)?;
+        if new.wait_for_log("taken over: ", LIMIT).is_none() {
+            return Err(format!("not taken over:\n{}", new.log()).into());
+        }
+        new.wait_until_ready()?;
+        self.proxy.replace(new).ok_or_else(|| "no proxy".into())
     }
 
     /// The proxy that [`Self::start`] started.
@@ -136,6 +158,52 @@ impl KubeStage {
             .apply("endpointslices", slice(service, "a", &ports, endpoints));
     }
 
+    /// Writes the slices of a Service in both families, of these endpoints and of the
+    /// same pods with their IPv6 addresses.
+    pub(crate) fn endpoints_in_both(&self, service: &str, endpoints: &[Value]) {
+        self.endpoints(service, endpoints);
+        let in_ipv6 = |endpoint: &Value| {
+            let pod = endpoint["targetRef"]["name"].as_str().unwrap_or_default();
+            let address = self.cluster.pod(pod).address6().to_string();
+            with(endpoint.clone(), &json!({"addresses": [address]}))
+        };
+        let endpoints: Vec<_> = endpoints.iter().map(in_ipv6).collect();
+        let ports = json!([
+            {"name": "tcp", "protocol": "TCP", "port": 80},
+            {"name": "udp", "protocol": "UDP", "port": 80},
+        ]);
+        let slice = slice(service, "a6", &ports, &endpoints);
+        let slice = with(slice, &json!({"addressType": "IPv6"}));
+        self.api.apply("endpointslices", slice);
+    }
+
+    /// Writes a Service of both families and its slices with these pods, ready.
+    pub(crate) fn serve_in_both(&self, service: Value, pods: &[&str]) {
+        let endpoints: Vec<_> = pods.iter().map(|pod| self.endpoint(pod)).collect();
+        let name = service["metadata"]["name"].as_str().unwrap_or_default();
+        self.endpoints_in_both(name, &endpoints);
+        self.api.apply("services", service);
+    }
+
+    /// Where the [`everywhere`] of this number is reached.
+    pub(crate) fn place(&self, family: Family, host: u8, place: Place) -> SocketAddr {
+        let master = self.cluster.node("master");
+        let v4 = family == Family::V4;
+        let on_node = |four: Ipv4Addr, six: Ipv6Addr| {
+            let ip = if v4 { four.into() } else { six.into() };
+            SocketAddr::new(ip, node_port_of(host))
+        };
+        let ip = match place {
+            Place::ClusterIp => cluster_ips_of(host),
+            Place::Balancer => ingress_ips_of(host),
+            Place::External => external_ips_of(host),
+            Place::NodePort => return on_node(master.address(), master.address6()),
+            Place::Bridge => return on_node(master.bridge_address(), master.bridge_address6()),
+            Place::Loopback => return on_node(Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST),
+        };
+        SocketAddr::new(ip[usize::from(!v4)], 80)
+    }
+
     /// Writes a Service and its slice with these pods, ready.
     pub(crate) fn serve(&self, name: &str, spec: Value, pods: &[&str]) {
         let endpoints: Vec<_> = pods.iter().map(|pod| self.endpoint(pod)).collect();
@@ -146,10 +214,15 @@ impl KubeStage {
     /// Waits until the proxy has exactly these pods' port 80 to choose from at an
     /// address and port.
     pub(crate) fn wait_for_real_servers(&self, at: &str, pods: &[&str]) -> Result<(), Failed> {
-        let mut wanted: Vec<_> = pods
-            .iter()
-            .map(|pod| self.cluster.pod(pod).at(80).to_string())
-            .collect();
+        let at_port = |pod: &&str| {
+            let pod = self.cluster.pod(pod);
+            if at.starts_with('[') {
+                pod.at6(80)
+            } else {
+                pod.at(80)
+            }
+        };
+        let mut wanted: Vec<_> = pods.iter().map(|pod| at_port(pod).to_string()).collect();
         wanted.sort();
         crate::node_port_stage::until(
             || self.real_servers(at),
@@ -196,11 +269,15 @@ impl KubeStage {
     }
 
     /// The outside leads this to the master, as a router would.
-    pub(crate) fn lead_from_outside(&self, to: Ipv4Net) -> Result<(), Failed> {
-        let gateway = self.cluster.node("master").address();
-        let route = rtnetlink::RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(to.addr(), to.prefix_len())
-            .gateway(gateway)
+    pub(crate) fn lead_from_outside(&self, to: IpNet) -> Result<(), Failed> {
+        let master = self.cluster.node("master");
+        let gateway: IpAddr = match to {
+            IpNet::V4(_) => master.address().into(),
+            IpNet::V6(_) => master.address6().into(),
+        };
+        let route = rtnetlink::RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(to.addr(), to.prefix_len())?
+            .gateway(gateway)?
             .build();
         let on = self.cluster.outside();
         on.netlink(async |handle| Ok(handle.route().add(route).execute().await))??;
@@ -240,6 +317,60 @@ pub(crate) fn node_port(ip: &str, port: u16) -> Value {
     spec
 }
 
+/// By which address of an [`everywhere`] a client comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    ClusterIp,
+    Balancer,
+    External,
+    /// At the node's address between the nodes.
+    NodePort,
+    /// At the node's address towards its pods.
+    Bridge,
+    /// At the node's loopback.
+    Loopback,
+}
+
+/// A Service of both families with every kind of address: cluster IPs, those of a load
+/// balancer, external ones and a node port, which [`KubeStage::place`] knows by `host`.
+pub(crate) fn everywhere(name: &str, host: u8, fields: &Value) -> Value {
+    let texts = |ips: [IpAddr; 2]| ips.map(|ip| ip.to_string());
+    let [first, second] = texts(cluster_ips_of(host));
+    let spec = with(
+        node_port(&first, node_port_of(host)),
+        &json!({
+            "type": "LoadBalancer",
+            "clusterIPs": [first, second],
+            "ipFamilies": ["IPv4", "IPv6"],
+            "ipFamilyPolicy": "RequireDualStack",
+            "externalIPs": texts(external_ips_of(host)),
+        }),
+    );
+    let mut service = service(name, with(spec, fields));
+    let ingress = texts(ingress_ips_of(host)).map(|ip| json!({"ip": ip}));
+    service["status"]["loadBalancer"]["ingress"] = json!(ingress);
+    service
+}
+
+fn node_port_of(host: u8) -> u16 {
+    30_000 + u16::from(host)
+}
+
+fn cluster_ips_of(host: u8) -> [IpAddr; 2] {
+    let six = Ipv6Addr::new(0xfd00, 0x10, 0, 0, 0, 0, 0, host.into());
+    [Ipv4Addr::new(10, 0, 0, host).into(), six.into()]
+}
+
+fn ingress_ips_of(host: u8) -> [IpAddr; 2] {
+    let six = Ipv6Addr::new(0x2001, 0xdb8, 7, 0, 0, 0, 0, host.into());
+    [Ipv4Addr::new(198, 51, 100, host).into(), six.into()]
+}
+
+fn external_ips_of(host: u8) -> [IpAddr; 2] {
+    let six = Ipv6Addr::new(0x2001, 0xdb8, 8, 0, 0, 0, 0, host.into());
+    [Ipv4Addr::new(203, 0, 113, host).into(), six.into()]
+}
+
 /// With these fields instead of its own.
 pub(crate) fn with(mut spec: Value, fields: &Value) -> Value {
     for (name, value) in fields.as_object().into_iter().flatten() {
@@ -271,9 +402,11 @@ pub(crate) fn service_cidr(name: &str, cidrs: &[&str]) -> Value {
 pub(crate) fn node_object(node: &Node) -> Value {
     let addresses: [IpAddr; 2] = [node.address().into(), node.address6().into()];
     let addresses = addresses.map(|ip| json!({"type": "InternalIP", "address": ip}));
+    let pods6 = Ipv6Net::new_assert(node.bridge_address6(), 64).trunc();
+    let pods6 = pods6.to_string();
     json!({
         "metadata": {"name": node.name()},
-        "spec": {"podCIDRs": [node.pod_cidr().to_string()]},
+        "spec": {"podCIDRs": [node.pod_cidr().to_string(), pods6]},
         "status": {"addresses": addresses},
     })
 }

@@ -1,7 +1,7 @@
 //! Ceilings and rates: what is above them is refused or dropped, what runs goes on.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::time::Instant;
 
 use kube_tun_proxy::lab::capture::{Packet, Protocol as Wire};
@@ -21,6 +21,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         .both("max_flows", max_flows)
         .both("answered_questions_make_room", answered)
         .one("max_memory", max_memory)
+        .both("a_used_up_range_of_ports", ports)
         .both("resets_are_limited", resets)
         .both("icmp_errors_are_limited", icmp_errors)
         .both("a_flood_of_syns_to_one_that_is_silent", half_open)
@@ -67,6 +68,25 @@ fn max_flows(family: Family) -> Result<(), Failed> {
     drop(streams.pop());
     world.wait_for_flows("two flows", |flows| flows.len() == 2)?;
     drop(client::connect(world.from(Client::Node), web, LIMIT)?);
+    Ok(())
+}
+
+/// Clients that close first leave a port in TIME_WAIT each, for a minute.
+fn ports(family: Family) -> Result<(), Failed> {
+    let mut world = World::other()?;
+    world.serve("app", 4, &[Port::tcp("web", 80, 8000)], &[world.pod(0)])?;
+    let _web = world.pod(0).serve_tcp(8000, Tcp::Echo)?;
+    world.node().namespace().set_sysctls(&[
+        ("net.ipv4.ip_local_port_range", "40000 40015"),
+        ("net.ipv4.tcp_tw_reuse", "0"),
+    ])?;
+    world.start(&[])?;
+    let web = world.vip_at(family, 4, 80);
+    for _ in 0..200 {
+        let mut stream = client::connect(world.from(Client::Pod), web, LIMIT)?;
+        stream.shutdown(Shutdown::Write)?;
+        assert_eq!(stream.read(&mut [0])?, 0);
+    }
     Ok(())
 }
 

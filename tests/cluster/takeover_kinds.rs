@@ -1,10 +1,8 @@
 //! Hand-overs between processes with fewer privileges, in fallback mode, and with
 //! metrics.
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use kube_tun_proxy::lab::manifests::Port;
@@ -29,7 +27,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 /// Port 80 says who answers, port 81 echoes.
-fn serve(world: &World) -> Result<Vec<Server>, Failed> {
+pub(crate) fn serve(world: &World) -> Result<Vec<Server>, Failed> {
     let ports = [Port::tcp("web", 80, 8000), Port::tcp("echo", 81, 8001)];
     world.serve("web", 1, &ports, &[world.pod(0)])?;
     let mut servers = world.who_servers(8000)?;
@@ -87,11 +85,7 @@ fn prepared() -> Result<(), Failed> {
     let mut place = Place::new()?;
     let _servers = serve(&place.world)?;
     place.prepare(&place.cidrs())?;
-    let directory = place.socket();
-    fs::set_permissions(
-        directory.parent().ok_or("no directory")?,
-        fs::Permissions::from_mode(0o777),
-    )?;
+    place.open_directory()?;
     let options = place.options();
     place.world.start_with(&options)?;
     let open = open(&place.world)?;

@@ -191,6 +191,24 @@ def drops(browser):
     )
 
 
+def node(browser):
+    browser.wait("what check says", "return document.querySelectorAll('#check-list tr').length > 10")
+    rows = browser.run(
+        """return [...document.querySelectorAll("#check-list tr")]
+        .map((row) => [...row.children].map((cell) => cell.textContent))"""
+    )
+    found = {name: (result, what) for result, name, what, _ in rows}
+    for name in ("device", "healthz", "metrics"):
+        assert found[name][0] == "ok" and "belongs to this proxy" in found[name][1], found
+    assert found["routes"][0] == "ok", found
+    order = [("failure", "warning", "ok").index(row[0]) for row in rows]
+    assert order == sorted(order), rows
+    # Whatever is not well says what mends it.
+    assert all(row[3] for row in rows if row[0] != "ok"), rows
+    counted = browser.run("return document.getElementById('check-count').textContent")
+    assert f"{len([row for row in rows if row[0] == 'ok'])} ok" in counted, counted
+
+
 def narrow_and_dark(browser):
     browser.resize(360, 740)
     overflow = "const page = document.documentElement; return page.scrollWidth - page.clientWidth"
@@ -225,7 +243,7 @@ def main():
     with tempfile.TemporaryDirectory() as directory, Browser(directory) as browser:
         browser.open(PAGE)
         try:
-            for step in (services, service_filter, plots, flows, drops, guard, narrow_and_dark):
+            for step in (services, service_filter, plots, flows, drops, node, guard, narrow_and_dark):
                 step(browser)
                 errors = browser.errors()
                 assert not errors, f"the console has {errors}"

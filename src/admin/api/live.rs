@@ -42,6 +42,9 @@ pub struct Status {
     pub version: String,
     /// This node's name.
     pub node: String,
+    /// `--generation`, if it was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
     /// Seconds since it was started.
     pub uptime_seconds: u64,
     /// Whether it does what it should.

@@ -5,7 +5,7 @@ use std::fmt;
 use prometheus_client::encoding::DescriptorEncoder;
 
 use super::write::{Labels, counter, counters, gauge, gauges, histogram};
-use super::{HistogramValues, Measurements};
+use super::{FallbackValues, HistogramValues, Measurements};
 use crate::admin::history::ServiceTotal;
 use crate::ipvs::TrafficView;
 
@@ -26,10 +26,37 @@ pub(super) fn encode(values: &Measurements, out: &mut DescriptorEncoder<'_>) -> 
         "1 while /readyz says ready, else 0",
         u32::from(values.ready),
     )?;
+    if let Some(values) = &values.fallback {
+        fallback(values, out)?;
+    }
     flows(values, out)?;
     reasons(values, out)?;
     services(&values.services, out)?;
     workers(values, out)
+}
+
+fn fallback(values: &FallbackValues, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    gauge(
+        out,
+        "kube_tun_proxy_fallback_active",
+        "1 while the proxy takes part (--mode fallback), 0 while it stands by",
+        u32::from(values.active),
+    )?;
+    gauges(
+        out,
+        "kube_tun_proxy_fallback_reason",
+        "1 for what the kernel did when it was decided last whether to take part, else 0",
+        values
+            .reasons
+            .iter()
+            .map(|(reason, is)| (vec![("reason", *reason)], u32::from(*is))),
+    )?;
+    counter(
+        out,
+        "kube_tun_proxy_fallback_changes",
+        "How often it was decided otherwise than before whether to take part",
+        values.changes,
+    )
 }
 
 fn flows(values: &Measurements, out: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -56,6 +56,11 @@ pub(in crate::admin) fn example() -> Measurements {
             count: 9,
         }],
         ready: true,
+        fallback: Some(FallbackValues {
+            active: true,
+            reasons: vec![("absent", true), ("empty", false)],
+            changes: 4,
+        }),
         api_server: Some(ApiServerValues {
             host: "192.168.0.10:6443".to_owned(),
             requests: vec![
@@ -96,6 +101,10 @@ fn series_as_prometheus_reads_them() {
          port=\"dns\",protocol=\"UDP\"} 1099511627776",
         "kube_tun_proxy_service_flows{namespace=\"_others\",service=\"_others\",port=\"\",\
          protocol=\"\"} 2",
+        "kube_tun_proxy_fallback_active 1",
+        "kube_tun_proxy_fallback_reason{reason=\"absent\"} 1",
+        "kube_tun_proxy_fallback_reason{reason=\"empty\"} 0",
+        "kube_tun_proxy_fallback_changes_total 4",
         "kube_tun_proxy_worker_busy_seconds_total{worker=\"worker-0\"} 1.5",
         "kube_tun_proxy_worker_busy_seconds_total{worker=\"node-port-0\"} 1.0",
     ] {

@@ -3,6 +3,7 @@ use std::os::unix::fs::PermissionsExt;
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::admin::api::Check;
 use crate::admin::api::{Flow, History, Outcome, Protocol, RealServer};
 use crate::admin::client::{AskError, ask, put};
 
@@ -13,6 +14,19 @@ impl View for Fixed {
         let mut counters = AllCounters::default();
         counters.node_ports.opened = 7;
         counters
+    }
+
+    async fn check(&self) -> Checks {
+        let check = Check {
+            result: "warning".to_owned(),
+            name: "ip-forward".to_owned(),
+            found: "0".to_owned(),
+            mend: Some("sysctl -w net.ipv4.ip_forward=1".to_owned()),
+        };
+        Checks {
+            checks: vec![check],
+            age_seconds: 3,
+        }
     }
 
     fn services(&self, detail: Detail) -> Vec<VirtualServer> {
@@ -128,6 +142,8 @@ async fn what_is_told_arrives_whole() {
     assert_eq!(flows.matching, 9);
     let status: Status = ask(&path, STATUS).await.unwrap();
     assert_eq!(status, Status::default());
+    let checks: Checks = ask(&path, CHECK).await.unwrap();
+    assert_eq!(checks, Fixed.check().await);
     for (address, protocol, from) in [
         ("10.0.0.3:80", Protocol::Tcp, None),
         (

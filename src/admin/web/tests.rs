@@ -65,6 +65,13 @@ async fn the_page_runs_nothing_but_its_own_script() {
     assert!(body.contains(&format!("<script nonce=\"{nonce}\">")));
     assert!(body.contains(&format!("<style nonce=\"{nonce}\">")));
     assert!(!body.contains("@NONCE@") && !body.contains("@CHECK@"));
+    let at = format!("<meta name=\"check\" content=\"{CHECK}\">");
+    assert!(body.contains(&at));
+    let (parts, told) = get(&format!("/{CHECK}")).await;
+    assert_eq!(parts.status, StatusCode::OK);
+    let told: serde_json::Value = serde_json::from_slice(&told).unwrap();
+    let fields = told["checks"][0].as_object().unwrap().keys();
+    assert!(fields.eq(["found", "mend", "name", "result"]), "{told}");
     assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"));
     assert!(
         !get("/").await.0.headers["content-security-policy"]

@@ -9,6 +9,7 @@ use crate::service::{Protocol, ServicePortName};
 struct Kernel {
     said: mpsc::Sender<String>,
     refused: Arc<Mutex<BTreeSet<IpNet>>>,
+    used: Arc<Mutex<BTreeSet<IpAddr>>>,
 }
 
 impl RouteTable for Kernel {
@@ -25,6 +26,12 @@ impl RouteTable for Kernel {
     async fn remove(&self, route: IpNet) -> Result<(), &'static str> {
         self.said.try_send(format!("-{route}")).unwrap();
         Ok(())
+    }
+
+    async fn used(&self, routes: Vec<IpNet>) -> BTreeSet<IpAddr> {
+        let mut used = self.used.lock().unwrap().clone();
+        used.retain(|ip| routes.iter().any(|route| route.contains(ip)));
+        used
     }
 }
 
@@ -47,6 +54,7 @@ impl Fixture {
         let kernel = Kernel {
             said,
             refused: Arc::default(),
+            used: Arc::default(),
         };
         let (cidrs, ranges) = watch::channel(cidrs);
         let readiness = Readiness::new();
@@ -248,8 +256,44 @@ async fn what_is_idle_routes_nothing_until_it_is_active() {
     fixture.wanted.set_active(true);
     assert_eq!(fixture.said().await.first().unwrap(), "+10.0.0.0/16");
     fixture.refuse(&[]);
-    tokio::time::sleep(Duration::from_millis(30)).await;
+    sleep(Duration::from_millis(30)).await;
     assert!(fixture.said().await.contains(&"+10.0.0.0/16".to_owned()));
+}
+
+#[tokio::test]
+async fn a_route_stays_for_as_long_as_flows_use_it() {
+    let mut fixture = Fixture::start(known(&["10.0.0.0/16"]));
+    let some = [
+        upsert("10.0.0.7", 80),
+        external("192.0.2.7"),
+        external("192.0.2.8"),
+    ];
+    fixture.wanted.programmed(&some, true);
+    assert_eq!(fixture.said().await.len(), 3);
+    let uses = |fixture: &Fixture, ips: &[&str]| {
+        let ips = ips.iter().map(|ip| ip.parse().unwrap()).collect();
+        *fixture.kernel.used.lock().unwrap() = ips;
+    };
+    uses(&fixture, &["192.0.2.7", "10.0.0.7"]);
+    let gone = ["192.0.2.7", "192.0.2.8"].map(|ip| Change::Remove(address(ip, 80)));
+    fixture.wanted.programmed(&gone, false);
+    assert_eq!(fixture.said().await, ["-192.0.2.8/32"]);
+    // What another route leads to need not hold this one.
+    fixture.cidrs.send_replace(known(&[]));
+    assert_eq!(fixture.said().await, ["+10.0.0.7/32", "-10.0.0.0/16"]);
+    // Looked at some times.
+    sleep(Duration::from_millis(30)).await;
+    assert!(fixture.said().await.is_empty());
+    uses(&fixture, &[]);
+    assert_eq!(fixture.said.recv().await.unwrap(), "-192.0.2.7/32");
+    // It is wanted again, held, and gone at once with everything else.
+    fixture.wanted.programmed(&[external("192.0.2.7")], false);
+    assert_eq!(fixture.said().await, ["+192.0.2.7/32"]);
+    uses(&fixture, &["192.0.2.7"]);
+    fixture.wanted.programmed(&gone, false);
+    assert!(fixture.said().await.is_empty());
+    fixture.wanted.set_active(false);
+    assert_eq!(fixture.said().await, ["-10.0.0.7/32", "-192.0.2.7/32"]);
 }
 
 #[tokio::test]

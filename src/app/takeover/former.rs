@@ -20,7 +20,9 @@ use crate::tun::Offloads;
 pub(in crate::app) struct FormerSide {
     pub(in crate::app) tun: String,
     pub(in crate::app) offloads: Offloads,
-    pub(in crate::app) admin: OwnedFd,
+    pub(in crate::app) generation: Option<u64>,
+    /// None after a hand-over: nobody listens here any more then.
+    pub(in crate::app) admin: Option<OwnedFd>,
     pub(in crate::app) listeners: Vec<NamedListener>,
     pub(in crate::app) table: Arc<Table>,
     pub(in crate::app) dataplane: Arc<Dataplane>,
@@ -61,6 +63,19 @@ impl FormerSide {
             channel.send(&Answer::Refused { reason }, &[]).await?;
             return Ok(None);
         }
+        if let (Some(generation), Some(its)) = (self.generation, hello.generation)
+            && its < generation
+        {
+            info!(
+                pid = hello.pid,
+                generation = its,
+                "an older process is not handed over to"
+            );
+            channel
+                .send(&Answer::Superseded { generation }, &[])
+                .await?;
+            return Ok(None);
+        }
         let mut rights = self.dataplane.queues()?;
         let offer = Offer {
             protocol: PROTOCOL,
@@ -77,7 +92,8 @@ impl FormerSide {
                 .map(|listener| (listener.name.to_owned(), listener.address))
                 .collect(),
         };
-        rights.push(self.admin.try_clone()?);
+        let admin = self.admin.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        rights.push(admin.try_clone()?);
         for listener in &self.listeners {
             rights.push(listener.socket.try_clone()?);
         }
@@ -106,6 +122,12 @@ impl FormerSide {
             self.node_ports.reclaim();
         }
         handed
+    }
+
+    /// Lets go of what the new process listens on, so that it is free once that one ends.
+    pub(in crate::app) fn let_go(&mut self) {
+        self.admin = None;
+        self.listeners.clear();
     }
 
     async fn give(&self, channel: &Channel) -> io::Result<()> {

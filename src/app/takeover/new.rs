@@ -5,14 +5,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use super::channel::{Channel, PATIENCE};
+use super::waiting::is_nobody;
 use super::{Answer, Hello, PROTOCOL, State, TakeoverError, Word, unexpected};
 use crate::admin::socket::{TAKEOVER, TAKEOVER_UPGRADE};
 use crate::config::Config;
@@ -23,6 +24,9 @@ use crate::tun::{Queue, Queues, adopt_queues};
 
 /// Longest answer to the request for an upgrade: a status line and a few headers.
 const MAX_HEAD: usize = 4096;
+
+/// Between two questions whether a process that is about to end has ended.
+const ENDING: Duration = Duration::from_millis(100);
 
 /// The running proxy, and what it has lent so far.
 #[derive(Debug)]
@@ -48,20 +52,32 @@ pub(in crate::app) async fn greet(
         path: path.to_owned(),
         source,
     };
-    let stream = match UnixStream::connect(path).await {
-        Ok(stream) => stream,
-        Err(error) if is_nobody(&error) => {
-            info!(admin_socket = %path.display(), "no proxy runs that could be taken over from: starting anew");
-            return Ok(None);
+    let mut waits = false;
+    let stream = loop {
+        let stream = match UnixStream::connect(path).await {
+            Ok(stream) => stream,
+            Err(error) if is_nobody(&error) => {
+                info!(admin_socket = %path.display(), "no proxy runs that could be taken over from: starting anew");
+                return Ok(None);
+            }
+            Err(error) => return Err(ask(error)),
+        };
+        if let Some(stream) = upgrade(stream, path).await? {
+            break stream;
         }
-        Err(error) => return Err(ask(error)),
+        if !waits {
+            info!("the proxy that runs here is about to end: this one waits for that");
+        }
+        waits = true;
+        sleep(ENDING).await;
     };
-    let channel = Channel::new(upgrade(stream, path).await?);
+    let channel = Channel::new(stream);
     let broken = |step| move |source| TakeoverError::Broken { step, source };
     let hello = Hello {
         protocol: PROTOCOL,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
+        generation: config.generation,
     };
     channel.send(&hello, &[]).await.map_err(broken("asking"))?;
     let (answer, mut rights) = channel
@@ -70,6 +86,7 @@ pub(in crate::app) async fn greet(
         .map_err(broken("the answer"))?;
     let offer = match answer {
         Answer::Refused { reason } => return Err(TakeoverError::Refused { reason }),
+        Answer::Superseded { generation } => return Err(TakeoverError::Superseded { generation }),
         Answer::Offer(offer) => offer,
     };
     if offer.protocol != PROTOCOL {
@@ -188,15 +205,16 @@ impl Predecessor {
     }
 }
 
-fn is_nobody(error: &io::Error) -> bool {
+fn is_end(error: &io::Error) -> bool {
     matches!(
         error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
     )
 }
 
-/// Turns a connection to the admin socket, which speaks HTTP, into one of our own.
-async fn upgrade(mut stream: UnixStream, path: &Path) -> Result<UnixStream, TakeoverError> {
+/// Turns a connection to the admin socket, which speaks HTTP, into one of our own; none
+/// if the process there is about to end.
+async fn upgrade(mut stream: UnixStream, path: &Path) -> Result<Option<UnixStream>, TakeoverError> {
     let asking = async {
         let request = format!(
             "GET {TAKEOVER} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
@@ -217,12 +235,12 @@ async fn upgrade(mut stream: UnixStream, path: &Path) -> Result<UnixStream, Take
     };
     match timeout(PATIENCE, asking).await {
         Ok(Ok(status)) => match status.as_str() {
-            "HTTP/1.1 101" => Ok(stream),
-            "HTTP/1.1 503" => Err(TakeoverError::Refused {
-                reason: "it is about to end".to_owned(),
-            }),
+            "HTTP/1.1 101" => Ok(Some(stream)),
+            "HTTP/1.1 503" => Ok(None),
             _ => Err(TakeoverError::Unknown),
         },
+        // It has ended meanwhile.
+        Ok(Err(error)) if is_end(&error) => Ok(None),
         Ok(Err(error)) => Err(failed(error)),
         Err(elapsed) => Err(failed(elapsed.into())),
     }

@@ -12,8 +12,15 @@ use crate::admin::api::{Flow, Rates, Reason, VirtualServer};
 /// Height below which the plots make room for the table.
 const PLOTS_FROM: u16 = 16;
 
+/// Width below which there are fewer columns, so that addresses and names are still read:
+/// those of a terminal of 80 columns.
+const WIDE_FROM: u16 = 110;
+
 const KEYS: &str = "1 services  2 flows  3 reasons  Tab next  s order  / filter  p pause  \
     arrows scroll  q quit";
+
+/// The same for narrow screens.
+const KEYS_IN_SHORT: &str = "1 services 2 flows 3 reasons  s order  / filter  p pause  q quit";
 
 pub(super) fn draw(frame: &mut Frame<'_>, state: &State) {
     let plots = if frame.area().height >= PLOTS_FROM {
@@ -46,9 +53,18 @@ pub(super) fn draw(frame: &mut Frame<'_>, state: &State) {
         };
         format!("filter: {}{end}", state.filter())
     } else {
-        KEYS.to_owned()
+        let keys = if is_wide(frame.area()) {
+            KEYS
+        } else {
+            KEYS_IN_SHORT
+        };
+        keys.to_owned()
     };
     frame.render_widget(Paragraph::new(last).style(quiet), keys);
+}
+
+fn is_wide(area: Rect) -> bool {
+    area.width >= WIDE_FROM
 }
 
 fn summary(state: &State) -> Vec<Line<'static>> {
@@ -127,38 +143,54 @@ fn draw_past(frame: &mut Frame<'_>, area: Rect, state: &State) {
 
 fn services(frame: &mut Frame<'_>, area: Rect, state: &State) {
     let servers = state.servers();
-    let rows = servers.iter().flat_map(|server| server_rows(server));
+    let wide = is_wide(area);
+    let rows = servers.iter().flat_map(|server| server_rows(server, wide));
     let title = format!(
         " services {} of {}, by {} ",
         servers.len(),
         state.services.len(),
         state.order()
     );
-    let head = [
-        "address",
-        "service, forward",
-        "flows",
-        "conns",
-        "failed",
-        "new/s",
-        "up/s",
-        "down/s",
-    ];
-    let widths = [
-        Constraint::Fill(2),
-        Constraint::Fill(3),
-        Constraint::Length(7),
-        Constraint::Length(8),
-        Constraint::Length(7),
-        Constraint::Length(8),
-        Constraint::Length(9),
-        Constraint::Length(9),
-    ];
+    let (head, widths) = if wide {
+        (
+            &[
+                "address",
+                "service, forward",
+                "flows",
+                "conns",
+                "failed",
+                "new/s",
+                "up/s",
+                "down/s",
+            ][..],
+            vec![
+                Constraint::Fill(2),
+                Constraint::Fill(3),
+                Constraint::Length(7),
+                Constraint::Length(8),
+                Constraint::Length(7),
+                Constraint::Length(8),
+                Constraint::Length(9),
+                Constraint::Length(9),
+            ],
+        )
+    } else {
+        (
+            &["address", "service, forward", "flows", "new/s", "B/s"][..],
+            vec![
+                Constraint::Fill(1),
+                Constraint::Fill(1),
+                Constraint::Length(6),
+                Constraint::Length(6),
+                Constraint::Length(8),
+            ],
+        )
+    };
     let table = Table::new(rows.skip(state.scroll()), widths);
-    frame.render_widget(framed(table, &head, title), area);
+    frame.render_widget(framed(table, head, title), area);
 }
 
-fn server_rows(server: &VirtualServer) -> Vec<Row<'static>> {
+fn server_rows(server: &VirtualServer, wide: bool) -> Vec<Row<'static>> {
     let bold = Style::new().add_modifier(Modifier::BOLD);
     let sum = |get: fn(&crate::admin::api::RealServer) -> u64| -> u64 {
         server.real_servers.iter().map(get).sum()
@@ -176,6 +208,7 @@ fn server_rows(server: &VirtualServer) -> Vec<Row<'static>> {
                 sum(|real| real.failed_attempts),
             ],
             server.rates,
+            wide,
         )
         .style(bold),
     ];
@@ -189,12 +222,29 @@ fn server_rows(server: &VirtualServer) -> Vec<Row<'static>> {
                 real.failed_attempts,
             ],
             real.rates,
+            wide,
         )
     }));
     rows
 }
 
-fn row(first: String, second: String, counts: [u64; 3], rates: Option<Rates>) -> Row<'static> {
+fn row(
+    first: String,
+    second: String,
+    counts: [u64; 3],
+    rates: Option<Rates>,
+    wide: bool,
+) -> Row<'static> {
+    if !wide {
+        let [new, payload] = rates.map_or_else(
+            || ["-".to_owned(), "-".to_owned()],
+            |rates| {
+                let both = rates.bytes_to_real_server_per_second + rates.bytes_to_client_per_second;
+                [amount(rates.new_flows_per_second), bytes(both)]
+            },
+        );
+        return Row::new([first, second, counts[0].to_string(), new, payload]);
+    }
     let rates = rates.map_or_else(
         || ["-".to_owned(), "-".to_owned(), "-".to_owned()],
         |rates| {
@@ -228,40 +278,75 @@ fn flows(frame: &mut Frame<'_>, area: Rect, state: &State) {
         state.flows.matching,
         state.order()
     );
-    let rows = shown.iter().skip(state.scroll()).map(|flow| {
-        let real_server = flow.real_server.map(|address| address.to_string());
+    let wide = is_wide(area);
+    let rows = shown.iter().skip(state.scroll());
+    let rows = rows.map(|flow| flow_row(flow, wide));
+    let (head, widths) = if wide {
+        (
+            &[
+                "state",
+                "client",
+                "virtual server",
+                "real server",
+                "service",
+                "up",
+                "down",
+                "age",
+            ][..],
+            vec![
+                Constraint::Length(11),
+                Constraint::Fill(3),
+                Constraint::Fill(3),
+                Constraint::Fill(3),
+                Constraint::Fill(3),
+                Constraint::Length(8),
+                Constraint::Length(8),
+                Constraint::Length(7),
+            ],
+        )
+    } else {
+        (
+            &["state", "client", "real server", "service", "bytes", "age"][..],
+            vec![
+                // ESTABLISHED and the others are told apart by their first letters.
+                Constraint::Length(5),
+                Constraint::Fill(1),
+                Constraint::Fill(1),
+                Constraint::Fill(1),
+                Constraint::Length(6),
+                Constraint::Length(4),
+            ],
+        )
+    };
+    frame.render_widget(framed(Table::new(rows, widths), head, title), area);
+}
+
+fn flow_row(flow: &Flow, wide: bool) -> Row<'static> {
+    let real_server = flow.real_server.map(|address| address.to_string());
+    let real_server = real_server.unwrap_or_else(|| "-".to_owned());
+    let (up, down) = (flow.bytes_to_real_server, flow.bytes_to_client);
+    let age = time(flow.age_seconds);
+    if wide {
         Row::new([
             flow.state.clone(),
             flow.client.to_string(),
             flow.virtual_address.to_string(),
-            real_server.unwrap_or_else(|| "-".to_owned()),
+            real_server,
             flow.service.clone(),
-            bytes(flow.bytes_to_real_server as f64),
-            bytes(flow.bytes_to_client as f64),
-            time(flow.age_seconds),
+            bytes(up as f64),
+            bytes(down as f64),
+            age,
         ])
-    });
-    let head = [
-        "state",
-        "client",
-        "virtual server",
-        "real server",
-        "service",
-        "up",
-        "down",
-        "age",
-    ];
-    let widths = [
-        Constraint::Length(11),
-        Constraint::Fill(3),
-        Constraint::Fill(3),
-        Constraint::Fill(3),
-        Constraint::Fill(3),
-        Constraint::Length(8),
-        Constraint::Length(8),
-        Constraint::Length(7),
-    ];
-    frame.render_widget(framed(Table::new(rows, widths), &head, title), area);
+    } else {
+        Row::new([
+            flow.state.clone(),
+            flow.client.to_string(),
+            real_server,
+            flow.service.clone(),
+            bytes(up.saturating_add(down) as f64),
+            age,
+        ])
+    }
 }
 
 fn reasons(frame: &mut Frame<'_>, area: Rect, state: &State) {

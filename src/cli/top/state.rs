@@ -68,8 +68,7 @@ impl State {
             };
         }
         if self.typing {
-            self.type_filter(key);
-            return Next::Stay;
+            return self.type_filter(key);
         }
         match key {
             KeyCode::Char('q') | KeyCode::Esc => return Next::Quit,
@@ -96,6 +95,7 @@ impl State {
             KeyCode::PageDown => self.scroll_by(PAGE),
             KeyCode::PageUp => self.scroll = self.scroll.saturating_sub(PAGE),
             KeyCode::Home => self.scroll = 0,
+            KeyCode::End => self.scroll_by(usize::MAX),
             _ => {}
         }
         Next::Stay
@@ -105,8 +105,9 @@ impl State {
         clippy::wildcard_enum_match_arm,
         reason = "a key that means nothing here does nothing"
     )]
-    fn type_filter(&mut self, key: KeyCode) {
+    fn type_filter(&mut self, key: KeyCode) -> Next {
         self.scroll = 0;
+        let before = self.filter.is_empty();
         match key {
             KeyCode::Char(letter) => self.filter.push(letter),
             KeyCode::Backspace => {
@@ -118,6 +119,12 @@ impl State {
                 self.filter.clear();
             }
             _ => {}
+        }
+        // Without a filter the proxy tells of some flows only, with one of all.
+        if self.view == View::Flows && self.filter.is_empty() != before {
+            Next::Look
+        } else {
+            Next::Stay
         }
     }
 
@@ -132,7 +139,7 @@ impl State {
             View::Flows => self.flows.flows.len(),
             View::Reasons => 0,
         };
-        self.scroll = (self.scroll + rows).min(most.saturating_sub(1));
+        self.scroll = self.scroll.saturating_add(rows).min(most.saturating_sub(1));
     }
 
     pub(super) fn set_trouble(&mut self, trouble: Option<String>) {

@@ -12,6 +12,12 @@ use super::schema::{Field, Meaning, Schema, Shape};
 /// Fields that say what a flag says.
 const FLAGS: &[(&str, Shape, &str)] = &[
     ("clientConnection.kubeconfig", Shape::Text, "kubeconfig"),
+    ("clusterCIDR", Shape::Text, "cluster-cidr"),
+    (
+        "detectLocalMode",
+        Shape::Choice(LOCAL_MODES),
+        "detect-local-mode",
+    ),
     ("healthzBindAddress", Shape::Text, "healthz-bind-address"),
     ("hostnameOverride", Shape::Text, "hostname-override"),
     ("ipvs.scheduler", Shape::Text, "ipvs-scheduler"),
@@ -36,7 +42,6 @@ const IGNORED: &[(&str, Shape)] = &[
     ("clientConnection.burst", ANY),
     ("clientConnection.contentType", Shape::Text),
     ("clientConnection.qps", Shape::Number),
-    ("clusterCIDR", Shape::Text),
     ("configSyncPeriod", Shape::Duration),
     ("conntrack.maxPerCore", ANY),
     ("conntrack.min", ANY),
@@ -47,7 +52,6 @@ const IGNORED: &[(&str, Shape)] = &[
     ("conntrack.udpTimeout", Shape::Duration),
     ("detectLocal.bridgeInterface", Shape::Text),
     ("detectLocal.interfaceNamePrefix", Shape::Text),
-    ("detectLocalMode", Shape::Choice(LOCAL_MODES)),
     ("enableProfiling", Shape::Bool),
     ("featureGates", Shape::Switches),
     ("iptables.localhostNodePorts", Shape::Bool),

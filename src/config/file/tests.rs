@@ -164,9 +164,12 @@ fn kubeadms_file_says_where_the_cluster_is_and_nothing_else() {
     let file = parse(KUBEADM).unwrap();
     assert_eq!(
         words(&file),
-        ["kubeconfig=/var/lib/kube-proxy/kubeconfig.conf"]
+        [
+            "cluster-cidr=10.1.0.0/16",
+            "kubeconfig=/var/lib/kube-proxy/kubeconfig.conf"
+        ]
     );
-    assert_eq!(file.ignored, ["clusterCIDR"]);
+    assert!(file.ignored.is_empty());
 }
 
 #[test]
@@ -207,6 +210,7 @@ logging: {{format: json, verbosity: 4, flushFrequency: 5s, vmodule: [{{filePatte
     assert_eq!(
         words(&file),
         [
+            "detect-local-mode=ClusterCIDR",
             "healthz-bind-address=127.0.0.1:10256",
             "hostname-override=node-1",
             "ipvs-scheduler=wlc",
@@ -229,7 +233,6 @@ logging: {{format: json, verbosity: 4, flushFrequency: 5s, vmodule: [{{filePatte
             "clientConnection.qps",
             "conntrack.maxPerCore",
             "conntrack.tcpCloseWaitTimeout",
-            "detectLocalMode",
             "featureGates",
             "iptables.localhostNodePorts",
             "iptables.masqueradeBit",
@@ -390,7 +393,10 @@ fn the_second_kind_wins_wherever_it_stands() {
         assert_eq!(words(&file), ["ipvs-scheduler=sh", "ipvs-udp-timeout=10s"]);
     }
     let manifests = format!("{KUBEADM}---\n{TUN}manifests: /m\n");
-    assert_eq!(words(&parse(&manifests).unwrap()), ["manifests=/m"]);
+    assert_eq!(
+        words(&parse(&manifests).unwrap()),
+        ["cluster-cidr=10.1.0.0/16", "manifests=/m"]
+    );
     assert_eq!(words(&parse("").unwrap()), [""; 0]);
 }
 

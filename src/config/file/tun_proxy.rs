@@ -15,7 +15,7 @@ pub(crate) const KIND: &str = "TunProxyConfiguration";
 
 /// Flags that are none of the file's: they say where it is, and how one start
 /// differs from the next.
-pub(crate) const NOT_IN_FILE: &[&str] = &["config", "takeover"];
+pub(crate) const NOT_IN_FILE: &[&str] = &["config", "takeover", "generation"];
 
 /// What a document may hold, by the flags of `command`.
 pub(super) fn schema(command: &Command) -> Schema {

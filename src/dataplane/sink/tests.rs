@@ -72,7 +72,7 @@ fn the_kernel_completes_the_checksum_of_a_packet() {
     for (source, destination) in both() {
         for (options, len) in [(0, 0), (0, 1), (4, 2), (20, 1_409), (12, 65_443)] {
             let mut packet = packet(source, destination, options, len);
-            let header = finish_tcp(&mut packet, Outgoing { segment_size: None });
+            let header = finish_tcp(&mut packet, Outgoing::WHOLE);
             let sent = deliver(header, &packet);
             assert_eq!(sent.len(), 1);
             let parsed = IpPacket::parse(&sent[0]).unwrap();
@@ -88,11 +88,30 @@ fn nothing_else_is_touched() {
     for (source, destination) in both() {
         let before = packet(source, destination, 4, 100);
         let mut after = before.clone();
-        finish_tcp(&mut after, Outgoing { segment_size: None });
+        finish_tcp(&mut after, Outgoing::WHOLE);
         let at = if source.is_ipv4() { 36 } else { 56 };
         assert_ne!(before[at..at + 2], after[at..at + 2]);
         after[at..at + 2].fill(0);
         assert_eq!(before, after);
+    }
+}
+
+/// A size that is the client's MSS has room for options.
+#[test]
+fn segments_with_options_are_no_longer_than_the_mss() {
+    for (source, destination) in both() {
+        let mut whole = packet(source, destination, 12, 5_000);
+        let how = Outgoing {
+            segment_size: Some(1_410),
+            with_options: true,
+        };
+        let header = finish_tcp(&mut whole, how);
+        let sent = deliver(header, &whole);
+        let lengths = sent.iter().map(|packet| {
+            let parsed = IpPacket::parse(packet).unwrap();
+            TcpSegment::parse(&parsed).unwrap().payload.len()
+        });
+        assert_eq!(lengths.collect::<Vec<_>>(), [1_398, 1_398, 1_398, 806]);
     }
 }
 
@@ -108,6 +127,7 @@ fn the_kernel_cuts_a_super_packet() {
             let mut whole = packet(source, destination, options, len);
             let how = Outgoing {
                 segment_size: Some(size),
+                ..Outgoing::WHOLE
             };
             let header = finish_tcp(&mut whole, how);
             let sent = deliver(header, &whole);

@@ -40,7 +40,9 @@ impl<S: ServerSocket> TcpFlow<S> {
         }
         if self.client_finished && !self.finish_sent && self.endpoint.receive_queue() == 0 {
             self.finish_sent = true;
-            if self.server_error.is_none() {
+            // Where all is said the flow ends with this turn, and close(2) sends FIN.
+            let over = self.server_finished && self.endpoint.state() == TcpState::TimeWait;
+            if self.server_error.is_none() && !over {
                 self.server.finish();
             }
         }

@@ -1,7 +1,11 @@
 //! What changes for flows that are open: settings, and real servers that retire.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
+
+use ipnet::IpNet;
 
 use super::Worker;
 use crate::dataplane::DataplaneConfig;
@@ -23,6 +27,15 @@ impl Worker {
             self.mark(id);
             self.udp_timer(id);
         }
+    }
+
+    /// The virtual IPs in these networks that have open flows, a former process's too.
+    pub(super) fn used(&mut self, nets: &[IpNet]) -> BTreeSet<IpAddr> {
+        let mut ips = self.former_virtual_ips();
+        let flows = self.flows.iter_mut();
+        ips.extend(flows.map(|(_, flow)| flow.key.virtual_server.ip()));
+        ips.retain(|ip| nets.iter().any(|net| net.contains(ip)));
+        ips
     }
 
     /// Ends UDP flows whose real server no longer serves.

@@ -1,7 +1,8 @@
 //! A worker's part in a hand-over, on either side: see [`crate::dataplane::takeover`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -226,6 +227,12 @@ impl Worker {
         self.poll
             .registry()
             .reregister(&mut SourceFd(&fd), token, interest)
+    }
+
+    /// The virtual IPs of the former process's flows.
+    pub(super) fn former_virtual_ips(&self) -> BTreeSet<IpAddr> {
+        let former = self.former();
+        former.map_or_else(BTreeSet::new, |former| former.virtual_ips())
     }
 
     fn former(&self) -> Option<Arc<Former>> {

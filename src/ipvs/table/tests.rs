@@ -445,6 +445,7 @@ fn the_snapshot_is_sorted() {
 }
 
 mod exposures;
+mod node_ports;
 mod packet_flows;
 mod policies;
 mod services;

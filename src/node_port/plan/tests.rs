@@ -59,6 +59,7 @@ fn told(steps: &[Step]) -> Vec<String> {
             listen.at.protocol, listen.at.address, listen.service
         ),
         Step::Close(at) => format!("close {} {}", at.protocol, at.address),
+        Step::Linger(at) => format!("linger {} {}", at.protocol, at.address),
     };
     steps.iter().map(tell).collect()
 }
@@ -194,6 +195,74 @@ fn an_external_address_is_listened_on_while_the_node_has_it() {
         told(&plan.set_addresses(addresses(&[NODE]))),
         ["close TCP 198.51.100.7:80"]
     );
+}
+
+#[test]
+fn flows_of_udp_outlast_endpoints_but_not_the_service() {
+    let mut plan = plan(&[NodePortAddress::Primary]);
+    let with_primary = || NodeAddresses {
+        primary: vec![NODE.parse().unwrap()],
+        ..addresses(&[NODE])
+    };
+    plan.set_addresses(with_primary());
+    let spec = node_port("dns", Family::V4, Protocol::Udp);
+    let mut empty = spec.clone();
+    empty.real_servers.clear();
+    let open = ["open UDP 192.168.0.2:30080 for default/dns"];
+    let linger = ["linger UDP 192.168.0.2:30080"];
+    assert_eq!(program(&mut plan, Change::Upsert(spec.clone())), open);
+    assert_eq!(program(&mut plan, Change::Upsert(empty.clone())), linger);
+    assert_eq!(program(&mut plan, Change::Upsert(spec.clone())), open);
+    let close = ["close UDP 192.168.0.2:30080"];
+    assert_eq!(program(&mut plan, Change::Remove(spec.address)), close);
+    // An address that goes, and the end of the process, are no want of endpoints.
+    assert_eq!(program(&mut plan, Change::Upsert(spec.clone())), open);
+    assert_eq!(told(&plan.set_addresses(addresses(&[]))), close);
+    assert_eq!(told(&plan.set_addresses(with_primary())), open);
+    assert_eq!(told(&plan.set_open(false)), close);
+    // Over TCP nothing goes through the listener once it is accepted.
+    let mut plan = self::plan(&[]);
+    let mut tcp = node_port("web", Family::V4, Protocol::Tcp);
+    program(&mut plan, Change::Upsert(tcp.clone()));
+    tcp.real_servers.clear();
+    assert_eq!(
+        program(&mut plan, Change::Upsert(tcp)),
+        ["close TCP 0.0.0.0:30080"]
+    );
+}
+
+#[test]
+fn a_load_balancers_ranges_are_who_is_let_in() {
+    let mut plan = plan(&[]);
+    plan.set_addresses(addresses(&[NODE, EXTERNAL]));
+    let with = |ranges: Option<&[&str]>| {
+        let nets = ranges.map(|all| all.iter().map(|net| net.parse().unwrap()).collect());
+        Change::Upsert(VirtualServerSpec {
+            exposure: Exposure::LoadBalancerIp,
+            source_ranges: nets,
+            ..external("web")
+        })
+    };
+    let only = |steps: Vec<Step>| match steps.as_slice() {
+        [Step::Open(listen)] => listen.only.as_deref().map(|only| {
+            let nets: Vec<_> = only.iter().map(ToString::to_string).collect();
+            nets.join(" ")
+        }),
+        other => panic!("{other:?}"),
+    };
+    let opened = plan.program([&with(Some(&["10.1.0.0/16"]))]);
+    assert_eq!(only(opened.steps).unwrap(), "10.1.0.0/16");
+    let opened = plan.program([&with(None)]);
+    assert_eq!(only(opened.steps), None);
+    let named = Change::Node(NodeNetwork {
+        addresses: vec![NODE.parse().unwrap()],
+        ..NodeNetwork::default()
+    });
+    assert_eq!(plan.program([&named]).steps, []);
+    // The node is in one by an address that its object names: all of its own are.
+    let opened = plan.program([&with(Some(&["192.168.0.0/24"]))]);
+    let all = format!("192.168.0.0/24 {NODE}/32 {EXTERNAL}/32");
+    assert_eq!(only(opened.steps).unwrap(), all);
 }
 
 #[test]

@@ -11,7 +11,9 @@ use super::Worker;
 use crate::dataplane::{Ending, FlowId};
 use crate::ipvs::Protocol;
 use crate::node_port::flow::Kind;
-use crate::node_port::listener::{Listen, ListenAddress, Listener, Pause, State, inherit, open};
+use crate::node_port::listener::{
+    Listen, ListenAddress, Listener, Pause, State, inherit, open, tell_unfiltered,
+};
 use crate::node_port::token::{Owner, next_listener};
 
 impl Worker {
@@ -27,12 +29,9 @@ impl Worker {
         if let Some(number) = self.numbers.get(&listen.at)
             && let Some(listener) = self.listeners.get_mut(number)
         {
+            self.lingering.remove(number);
             if let Err(error) = listener.pass_to(listen) {
-                let Listen { at, service, .. } = &listener.listen;
-                tracing::warn!(
-                    %service, address = %at.address, %error,
-                    "the kernel does not take the filter of who may connect here"
-                );
+                tell_unfiltered(listener.listen.at, &error);
             }
             return;
         }
@@ -61,7 +60,7 @@ impl Worker {
         };
         let only = listener.listen.only.as_deref();
         let opened = match inherited {
-            Some(socket) => inherit(at, only, socket),
+            Some(socket) => Ok(inherit(at, only, socket)),
             None => open(at, only),
         };
         let opened = opened.and_then(|state| {

@@ -305,6 +305,7 @@ impl Worker {
             connection.established();
             flow.server.connected(flow.key.client.ip(), connection, now);
         }
+        socket.send_at_once();
         socket.keep_alive();
         let preface = flow
             .server

@@ -1,5 +1,7 @@
 use serde_json::json;
 
+use std::net::SocketAddr;
+
 use super::*;
 use crate::service::WhenEmpty;
 use crate::service::fixtures::{
@@ -8,6 +10,7 @@ use crate::service::fixtures::{
 use crate::service::object::ObjectKind::{self, EndpointSlice as Slice, Service as Svc};
 
 mod conflicts;
+mod histories;
 mod properties;
 mod transitions;
 
@@ -354,4 +357,35 @@ fn this_node_comes_first_and_only_when_it_changes() {
     assert_eq!(back.changes, []);
     let gone = index.apply(delete(ObjectKind::Node, "n1"));
     assert_eq!(gone.changes, [Change::Node(NodeNetwork::default())]);
+}
+
+#[test]
+fn networks_of_the_cluster_take_the_place_of_the_nodes() {
+    let with = |pods: &[&str]| {
+        let network = NodeNetwork {
+            pod_cidrs: pods.iter().map(|net| net.parse().unwrap()).collect(),
+            ..NodeNetwork::default()
+        };
+        crate::service::fixtures::apply(Object::Node(Arc::new(Node {
+            name: NamespacedName::new("", "n1"),
+            zone: None,
+            network,
+        })))
+    };
+    let given = vec!["10.1.0.0/16".parse().unwrap()];
+    let mut index = Index::new("n1").with_cluster_cidrs(given);
+    let told = |outcome: &Outcome| match outcome.changes.as_slice() {
+        [Change::Node(network)] => network.pod_cidrs.iter().map(ToString::to_string).collect(),
+        [] => Vec::new(),
+        other => panic!("{other:?}"),
+    };
+    // Whether or not there is a Node, and once.
+    assert_eq!(told(&index.apply_all([])), ["10.1.0.0/16"]);
+    assert_eq!(index.apply_all([]).changes, []);
+    assert_eq!(index.apply(with(&["10.1.15.0/24"])).changes, []);
+    // Of the other family none is given.
+    let both = index.apply(with(&["10.1.15.0/24", "fd00::/64"]));
+    assert_eq!(told(&both), ["fd00::/64", "10.1.0.0/16"]);
+    let gone = index.apply(delete(ObjectKind::Node, "n1"));
+    assert_eq!(told(&gone), ["10.1.0.0/16"]);
 }

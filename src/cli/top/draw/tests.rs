@@ -164,6 +164,38 @@ fn keys_change_order_filter_and_view() {
 }
 
 #[test]
+fn eighty_columns_are_enough() {
+    let mut state = state();
+    let screen_of = |state: &State| screen(state, 80, 24);
+    let services = screen_of(&state);
+    assert_eq!(services[23], KEYS_IN_SHORT);
+    let grafana = at(&services, "TCP 10.0.94.107:3000 rr");
+    for text in ["default/grafana:http", " 11 ", " 2.5 ", "2.5MB"] {
+        assert!(services[grafana].contains(text), "{}", services[grafana]);
+    }
+    assert!(services[grafana + 1].contains("-> 10.1.65.5:443"));
+    press(&mut state, "2");
+    let flows = screen_of(&state);
+    let flow = at(&flows, "10.1.15.7:48080");
+    assert!(flows[flow].starts_with("│ESTAB "), "{}", flows[flow]);
+    assert!(flows[flow].contains("kube-system/metri"), "{}", flows[flow]);
+    assert!(flows[flow].contains("1.5kB"), "{}", flows[flow]);
+}
+
+#[test]
+fn what_is_looked_for_is_asked_of_all_flows() {
+    let mut state = state();
+    press(&mut state, "2/");
+    assert_eq!(press(&mut state, "g"), Next::Look);
+    assert_eq!(press(&mut state, "r"), Next::Stay);
+    state.key(KeyCode::Backspace, KeyModifiers::NONE);
+    let back = state.key(KeyCode::Backspace, KeyModifiers::NONE);
+    assert_eq!((back, state.filter()), (Next::Look, ""));
+    press(&mut state, "x");
+    assert_eq!(state.key(KeyCode::Esc, KeyModifiers::NONE), Next::Look);
+}
+
+#[test]
 fn scrolling_ends_with_the_last_row() {
     let mut state = state();
     press(&mut state, "jjjjjjjjj");
@@ -172,6 +204,8 @@ fn scrolling_ends_with_the_last_row() {
     assert!(!rows.iter().any(|row| row.contains("grafana")));
     press(&mut state, "kkkkk");
     assert_eq!(state.scroll(), 0);
+    state.key(KeyCode::End, KeyModifiers::NONE);
+    assert_eq!(state.scroll(), 3);
 }
 
 #[test]

@@ -2,11 +2,16 @@
 
 use std::time::Duration;
 
+use smoltcp::wire::TcpControl;
+
 use super::Ends;
+use super::hand::{Hand, ISN, Segment};
 use super::link::Weather;
+use super::proxy::Proxy;
 use super::world::{Setup, World};
 use crate::dataplane::tcp_flow::Ending;
 use crate::netstack::RingSize;
+use crate::packet::{IpPacket, TcpSegment};
 
 /// Both ends send, finish, and read to the end.
 fn exchange(setup: Setup, up: u64, down: u64) -> World {
@@ -58,6 +63,50 @@ fn a_client_of_this_node_sends_super_packets() {
         "{:?}",
         world.elapsed()
     );
+}
+
+/// Longer than the MTU of the TUN, which is what clients are told all the same.
+#[test]
+fn super_packets_to_clients_of_both_families() {
+    for (ends, told) in [(Ends::v4(), 1_460), (Ends::v6(), 1_440)] {
+        let mut hand = Hand::new(Setup {
+            ends,
+            rings: RingSize::FULL,
+            socket: (64 << 10, 64 << 10),
+            ..Setup::default()
+        });
+        hand.proxy.stack = Proxy::stack(1_500, hand.now);
+        let syn = hand.packet(Segment {
+            control: TcpControl::Syn,
+            sequence: ISN,
+            acknowledgement: None,
+            window: 65_535,
+            len: 0,
+        });
+        hand.proxy.packet(hand.now, &syn);
+        let packet = IpPacket::parse(&hand.proxy.wire.packets[0]).unwrap();
+        let answer = TcpSegment::parse(&packet).unwrap();
+        assert_eq!(answer.max_segment_size(), Some(told));
+        hand.theirs = answer.seq;
+        hand.say(hand.ack(0, 0));
+        hand.server.write(40 * 1_410);
+        let (mut got, mut said) = (0, hand.settle());
+        while !said.is_empty() {
+            assert!(
+                said.iter().all(|seen| seen.len <= 1_410),
+                "{ends:?} {said:?}"
+            );
+            got += said.iter().map(|seen| seen.len as u32).sum::<u32>();
+            said = hand.say(hand.ack(0, got));
+        }
+        assert_eq!(got, 40 * 1_410);
+        // The congestion window begins small.
+        assert!(
+            hand.proxy.wire.super_packets >= 3,
+            "{}",
+            hand.proxy.wire.super_packets
+        );
+    }
 }
 
 #[test]

@@ -147,7 +147,8 @@ impl Hand {
 
     /// Lets everything happen that can happen now.
     pub(super) fn settle(&mut self) -> Vec<Seen> {
-        loop {
+        for rounds in 0.. {
+            assert!(rounds < 10_000, "there is something to do for ever");
             let mut busy = false;
             if let Some(edges) = self.server.edges() {
                 self.proxy.ready(edges);

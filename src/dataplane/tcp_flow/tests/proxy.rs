@@ -56,12 +56,15 @@ impl Seen {
 #[derive(Debug, Default)]
 pub(super) struct Wire {
     pub(super) packets: Vec<Vec<u8>>,
+    /// How many were cut into segments.
+    pub(super) super_packets: usize,
 }
 
 impl Transmit for Wire {
     fn transmit<R>(&mut self, len: usize, how: Outgoing, fill: impl FnOnce(&mut [u8]) -> R) -> R {
         // What the sink's buffer held before must not matter.
         let mut packet = vec![0xa5; len];
+        self.super_packets += usize::from(how.segment_size.is_some());
         let result = fill(&mut packet);
         let header = finish_tcp(&mut packet, how);
         self.packets.extend(deliver(header, &packet));
@@ -89,15 +92,20 @@ pub(super) struct Proxy {
 }
 
 impl Proxy {
-    pub(super) fn new(rings: RingSize, timeouts: TcpTimeouts, now: Instant) -> Self {
-        let stack = StackConfig {
-            mtu: 65_535,
+    /// The stack behind a TUN of this MTU.
+    pub(super) fn stack(mtu: usize, now: Instant) -> Stack {
+        let config = StackConfig {
+            mtu,
             seed: 7,
             keep_alive: Duration::from_secs(60),
             dead_after: Duration::from_secs(360),
         };
+        Stack::new(config, now)
+    }
+
+    pub(super) fn new(rings: RingSize, timeouts: TcpTimeouts, now: Instant) -> Self {
         Self {
-            stack: Stack::new(stack, now),
+            stack: Self::stack(65_535, now),
             pool: RingPool::new(usize::MAX),
             rings,
             timeouts,
@@ -206,6 +214,7 @@ impl Proxy {
         let Some(socket) = self.dialled.take() else {
             return self.refuse(packet);
         };
+        let edges = socket.at_first();
         let size = segment.max_segment_size();
         let endpoint = self
             .stack
@@ -224,7 +233,7 @@ impl Proxy {
             )
             .unwrap(),
         );
-        self.dirty = true;
+        self.ready(edges);
     }
 
     fn without_flow(&mut self, packet: &IpPacket<'_>, segment: &TcpSegment<'_>) {

@@ -184,6 +184,19 @@ impl Server {
     }
 }
 
+impl Socket {
+    /// What epoll says together with the connection itself.
+    pub(super) fn at_first(&self) -> Edges {
+        let inside = self.0.borrow();
+        let closed = inside.finished || inside.error.is_some();
+        Edges {
+            readable: inside.arrived > inside.given || closed,
+            writable: true,
+            closed,
+        }
+    }
+}
+
 impl Inside {
     /// Bytes move from the real server into the socket.
     fn arrive(&mut self) {
@@ -300,6 +313,9 @@ impl ServerSocket for Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        self.0.borrow_mut().closed = true;
+        let mut inside = self.0.borrow_mut();
+        inside.closed = true;
+        // close(2) sends the FIN that nobody has sent.
+        inside.client_finished |= !inside.resets_on_close;
     }
 }

@@ -95,6 +95,47 @@ fn a_zero_window_probe_does_not_end_the_guard() {
     survives(hand, RingSize::FULL);
 }
 
+/// A client whose window is shut takes the byte of a probe, and FIN with it: the timer
+/// of the probes has no purpose any more, and smoltcp would send for ever.
+#[test]
+fn a_shut_window_that_takes_the_last_byte_ends_the_probes() {
+    let mut hand = Hand::established(Setup::default());
+    let shut = |segment: Segment| Segment {
+        window: 0,
+        ..segment
+    };
+    hand.say(shut(hand.ack(0, 0)));
+    hand.server.write(1);
+    hand.server.finish();
+    hand.wait(Duration::from_secs(2));
+    let said = hand.say(shut(hand.ack(0, 2)));
+    assert_eq!(hand.proxy.state(), Some(TcpState::FinWait2), "{said:?}");
+    let said = hand.wait(Duration::from_secs(50));
+    assert!(said.len() <= 1, "{} packets", said.len());
+}
+
+/// Acknowledgments that repeat themselves while the window is shut bring no whole
+/// segment, which would lie beyond it.
+#[test]
+fn repeated_acknowledgments_of_a_shut_window() {
+    let mut hand = Hand::half_open_with(Setup::default(), 60_000);
+    let ack = |hand: &Hand, got, window| Segment {
+        window,
+        ..hand.ack(0, got)
+    };
+    hand.say(ack(&hand, 0, 2_000));
+    hand.server.write(50_000);
+    let said = hand.settle();
+    assert_eq!(said.iter().map(|seen| seen.len).sum::<usize>(), 2_000);
+    for _ in 0..6 {
+        let said = hand.say(ack(&hand, 1_000, 0));
+        assert!(said.iter().all(|seen| seen.len <= 1_000), "{said:?}");
+    }
+    // The rest comes once the window opens.
+    let said = hand.say(ack(&hand, 2_000, 60_000));
+    assert_eq!(said.iter().map(|seen| seen.len).sum::<usize>(), 48_000);
+}
+
 /// Should the guard fail, the panic costs this flow only.
 #[test]
 fn a_panic_of_the_stack_ends_one_flow() {
