@@ -178,12 +178,13 @@ fn what_kube_proxy_itself_writes_is_read() {
     assert_eq!(
         words(&file),
         [
+            "detect-local-mode=ClusterCIDR",
             "healthz-bind-address=0.0.0.0:10256",
             "log-format=text",
             "metrics-bind-address=127.0.0.1:10249",
         ]
     );
-    assert_eq!(file.ignored.len(), 17, "{:?}", file.ignored);
+    assert_eq!(file.ignored.len(), 16, "{:?}", file.ignored);
     assert!(file.ignored.contains(&"mode".to_owned()));
 }
 
