@@ -28,6 +28,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use thiserror::Error;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 
 use super::api::{
     AllCounters, CHECK, CONFIGZ, COUNTERS, Checks, Detail, EXPLAIN, Explanation, FLOWS, FlowFilter,
@@ -321,16 +322,25 @@ pub(super) fn documents<V: View>(view: Arc<V>) -> Router {
         .with_state(view)
 }
 
-fn services<V: View>(
-    State(view): State<Arc<V>>,
-    Query(detail): Query<Detail>,
-) -> std::future::Ready<Json<Services>> {
-    let virtual_servers = view.services(detail);
-    let fallback = view.standing();
-    std::future::ready(Json(Services {
-        fallback,
-        virtual_servers,
-    }))
+/// Makes an answer about all services beside the runtime: a thread of it that works for
+/// long may be the one that watches the sockets.
+pub(super) async fn aside<R: IntoResponse>(make: impl FnOnce() -> R + Send + 'static) -> Response {
+    match spawn_blocking(move || make().into_response()).await {
+        Ok(response) => response,
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn services<V: View>(State(view): State<Arc<V>>, Query(detail): Query<Detail>) -> Response {
+    aside(move || {
+        let virtual_servers = view.services(detail);
+        let fallback = view.standing();
+        Json(Services {
+            fallback,
+            virtual_servers,
+        })
+    })
+    .await
 }
 
 fn counters<V: View>(State(view): State<Arc<V>>) -> std::future::Ready<Json<AllCounters>> {

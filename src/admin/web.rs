@@ -19,7 +19,7 @@ use axum::{Json, Router};
 use tokio::net::TcpListener;
 
 use super::metrics;
-use super::socket::{View, documents};
+use super::socket::{View, aside, documents};
 use guard::Guard;
 
 mod guard;
@@ -97,11 +97,12 @@ fn page() -> Ready<Response> {
     ready((headers, page).into_response())
 }
 
-fn metrics<V: View>(State(view): State<Arc<V>>) -> Ready<Response> {
-    ready(match metrics::text(view.measurements()) {
+async fn metrics<V: View>(State(view): State<Arc<V>>) -> Response {
+    aside(move || match metrics::text(view.measurements()) {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     })
+    .await
 }
 
 fn configz<V: View>(State(view): State<Arc<V>>) -> Ready<Response> {
