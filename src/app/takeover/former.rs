@@ -131,8 +131,9 @@ impl FormerSide {
     }
 
     async fn give(&self, channel: &Channel) -> io::Result<()> {
-        let lent = self.node_ports.lend().await?;
-        let suspended = self.dataplane.suspend().await?;
+        let mut lent = self.node_ports.lend().await?;
+        let mut suspended = self.dataplane.suspend().await?;
+        suspended.flows.extend(lent.take_relayed());
         let (node_ports, descriptors) = lent.into_parts();
         let state = State {
             flows: suspended.flows,

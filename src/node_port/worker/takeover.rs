@@ -4,13 +4,19 @@ use std::io;
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use super::Worker;
-use crate::dataplane::{Ending, FlowId, FlowKey, UdpFlow};
+use crate::dataplane::{Ending, FlowId, FlowKey, HandedFlow, UdpFlow};
 use crate::ipvs::{Protocol, Verdict};
 use crate::node_port::flow::Kind;
 use crate::node_port::listener::State;
 use crate::node_port::takeover::{Lent, LentFlow};
+use crate::service::Exposure;
+
+/// Between two attempts to tell of the end of a connection: the other process reads as
+/// soon as it has a turn.
+const AGAIN: Duration = Duration::from_millis(10);
 
 impl Worker {
     /// Takes nothing from listeners any more; what comes waits in the kernel.
@@ -25,8 +31,20 @@ impl Worker {
             }
         }
         for (_, flow) in self.flows.iter_mut() {
-            let Kind::Udp { flow: udp, .. } = &flow.kind else {
-                continue;
+            let relayed = |active| {
+                let node_port = flow.server.exposure == Exposure::NodePort;
+                HandedFlow::listened(&flow.key, flow.connection.as_ref(), active, node_port)
+            };
+            let udp = match &flow.kind {
+                Kind::Udp { flow, .. } => flow,
+                Kind::Tcp(relay) => {
+                    lent.relayed.push(relayed(!relay.is_closing()));
+                    continue;
+                }
+                Kind::Dialing(_) => {
+                    lent.relayed.push(relayed(false));
+                    continue;
+                }
             };
             if let (Some(listener), Some(connection)) =
                 (self.listeners.get(&flow.own.listener), &flow.connection)
@@ -48,6 +66,7 @@ impl Worker {
     /// The other process has not come.
     pub(super) fn reclaim(&mut self) {
         self.lent = false;
+        self.untold.clear();
         let mut numbers = Vec::new();
         for (number, listener) in &mut self.listeners {
             match &mut listener.state {
@@ -77,6 +96,28 @@ impl Worker {
         self.waiting.clear();
         self.lingering.clear();
         self.ready.clear();
+    }
+
+    /// A connection has ended that the other process counts.
+    pub(super) fn relayed_ended(&mut self, key: FlowKey) {
+        if self.lent && key.protocol == Protocol::Tcp {
+            self.untold.push(key);
+        }
+    }
+
+    /// Tells the other process of ends, as far as it takes them now.
+    pub(super) fn tell_ends(&mut self) {
+        while let Some(key) = self.untold.last() {
+            if !self.shared.tell_successor(key) {
+                return;
+            }
+            self.untold.pop();
+        }
+    }
+
+    /// When ends that could not be told are told again.
+    pub(super) fn next_telling(&self) -> Option<Instant> {
+        (!self.untold.is_empty()).then(|| self.now + AGAIN)
     }
 
     /// Goes on with what another process had; listeners are taken up as they are
