@@ -6,14 +6,16 @@
 //! header `X-Load-Balancing-Endpoint-Weight` is the number of such endpoints.
 //!
 //! [`HealthChecks`] owns a task for each port and address. A port that is taken is
-//! reported once and tried again. The tasks end with it.
+//! reported once and tried again. The tasks end with it. A process that takes over goes
+//! on with the sockets of the former one, so that no check is refused meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Ready, ready};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -47,7 +49,11 @@ pub struct HealthChecks {
     health: Health,
     addresses: BTreeSet<IpAddr>,
     services: BTreeMap<NamespacedName, Served>,
+    /// Sockets of another process, until they are taken up.
+    inherited: Inherited,
 }
+
+type Inherited = BTreeMap<SocketAddr, OwnedFd>;
 
 /// One Service.
 #[derive(Debug)]
@@ -59,11 +65,15 @@ struct Served {
 
 /// Ends with its handle.
 #[derive(Debug)]
-struct Task(JoinHandle<()>);
+struct Task {
+    handle: JoinHandle<()>,
+    /// Where it listens, once it does.
+    socket: Arc<OnceLock<OwnedFd>>,
+}
 
 impl Drop for Task {
     fn drop(&mut self) {
-        self.0.abort();
+        self.handle.abort();
     }
 }
 
@@ -82,6 +92,7 @@ impl HealthChecks {
             health,
             addresses: BTreeSet::new(),
             services: BTreeMap::new(),
+            inherited: Inherited::new(),
         }
     }
 
@@ -105,7 +116,7 @@ impl HealthChecks {
         if let Some(served) = self.services.get_mut(&check.service) {
             let count = &served.answer.local_endpoints;
             count.store(check.local_endpoints, Ordering::Relaxed);
-            served.listen(&self.addresses);
+            served.listen(&self.addresses, &mut self.inherited);
         }
     }
 
@@ -119,25 +130,65 @@ impl HealthChecks {
     pub fn set_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
         self.addresses = addresses;
         for served in self.services.values_mut() {
-            served.listen(&self.addresses);
+            served.listen(&self.addresses, &mut self.inherited);
         }
+    }
+
+    /// The sockets that listen, for another process; this one goes on to answer.
+    ///
+    /// # Errors
+    ///
+    /// As dup(2).
+    pub fn lend(&self) -> io::Result<Vec<(SocketAddr, OwnedFd)>> {
+        let mut lent = Vec::new();
+        for served in self.services.values() {
+            for (&ip, task) in &served.tasks {
+                if let Some(socket) = task.socket.get() {
+                    lent.push((SocketAddr::new(ip, served.port), socket.try_clone()?));
+                }
+            }
+        }
+        Ok(lent)
+    }
+
+    /// Goes on with sockets of another process where this one is to listen from now on.
+    /// Those of before that were not taken up are closed.
+    pub fn inherit(&mut self, lent: impl IntoIterator<Item = (SocketAddr, OwnedFd)>) {
+        self.inherited = lent.into_iter().collect();
     }
 }
 
 impl Served {
-    fn listen(&mut self, addresses: &BTreeSet<IpAddr>) {
+    fn listen(&mut self, addresses: &BTreeSet<IpAddr>, inherited: &mut Inherited) {
         self.tasks.retain(|address, _| addresses.contains(address));
         for &address in addresses {
             self.tasks.entry(address).or_insert_with(|| {
-                let serving = serve(SocketAddr::new(address, self.port), self.answer.clone());
-                Task(tokio::spawn(serving))
+                let address = SocketAddr::new(address, self.port);
+                let before = inherited.remove(&address);
+                let socket = Arc::new(OnceLock::new());
+                let serving = serve(address, self.answer.clone(), before, Arc::clone(&socket));
+                let handle = tokio::spawn(serving);
+                Task { handle, socket }
             });
         }
     }
 }
 
-async fn serve(address: SocketAddr, answer: Answer) {
-    let listener = listener(address, &answer.service).await;
+async fn serve(
+    address: SocketAddr,
+    answer: Answer,
+    before: Option<OwnedFd>,
+    socket: Arc<OnceLock<OwnedFd>>,
+) {
+    let before = before.and_then(|socket| TcpListener::from_std(socket.into()).ok());
+    let listener = match before {
+        Some(listener) => listener,
+        None => listener(address, &answer.service).await,
+    };
+    // Without a descriptor for it the port is opened anew after a hand-over.
+    if let Ok(duplicate) = listener.as_fd().try_clone_to_owned() {
+        let _ = socket.set(duplicate);
+    }
     let router = Router::new().fallback(reply).with_state(answer);
     // Returns only when its future is dropped.
     let _ = axum::serve(listener, router).await;

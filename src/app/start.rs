@@ -281,7 +281,9 @@ impl App {
                 _ = async { tokio::join!(exposure.completed(), first_reads) } => {}
                 ended = tasks.join_next() => return Err(why_ended(ended)),
             }
-            predecessor.take(&table, &dataplane, &node_ports).await?;
+            predecessor
+                .take(&table, &dataplane, &node_ports, &exposure)
+                .await?;
             admin_lent.set(false);
             found = routes_of(&link).await;
             if let Some((follower, ..)) = &mut follower {
@@ -345,6 +347,7 @@ impl App {
             table: Arc::clone(&table),
             dataplane: Arc::clone(&dataplane),
             node_ports: Arc::clone(&node_ports),
+            exposure: Arc::clone(&exposure),
         };
         drop(starting);
         if succeeds {

@@ -2,18 +2,22 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use kube_tun_proxy::lab::client;
 use kube_tun_proxy::lab::servers::Tcp;
 use libtest_mimic::{Failed, Trial};
 
-use crate::node_port_stage::{PORT, until, web};
+use crate::node_port_stage::{PORT, Stage, is_refused, until, web};
 use crate::takeover_stage::Scene;
-use crate::world::{LIMIT, Trials};
+use crate::world::{LIMIT, Trials, joined};
 
 pub(crate) fn trials() -> Vec<Trial> {
     Trials::of("takeover_node_ports")
         .one("connections_that_stay_are_counted", counted)
+        .one("health_checks_are_never_refused", health_checks)
         .done()
 }
 
@@ -59,4 +63,65 @@ fn counted() -> Result<(), Failed> {
     until(|| scene.counts().ok(), |seen| *seen == both(6, 0))?;
     drop((second, third));
     until(|| scene.counts().ok(), |seen| *seen == both(0, 0))
+}
+
+/// Asked all the time, whichever of the processes answers.
+fn health_checks() -> Result<(), Failed> {
+    const CHECKED: u16 = 31_000;
+    let arguments = ["--drain-timeout", "60s"];
+    let mut scene = Scene::new(&["pod-5"], &Tcp::Echo, &arguments)?;
+    let mut service = web(&scene.stage.cluster, &["pod-5"]);
+    service.health_check = Some(CHECKED);
+    // An endpoint of this node.
+    service
+        .endpoints
+        .iter_mut()
+        .for_each(|endpoint| endpoint.node = Some("master".to_owned()));
+    service.external_local = true;
+    scene.stage.write(&service)?;
+    let (outside, master) = (
+        scene.stage.cluster.outside().clone(),
+        scene.stage.master().clone(),
+    );
+    let places = [
+        (outside.clone(), scene.stage.at(CHECKED)),
+        (outside, scene.stage.at6(CHECKED)),
+        (master, Stage::local(CHECKED)),
+    ];
+    for (from, to) in &places {
+        until(
+            || client::http_get(from, *to, "/", LIMIT).ok(),
+            |answer| matches!(answer, Some((200, _))),
+        )?;
+    }
+    // Without it the old process would end while it answers.
+    let held = held(&scene)?;
+    let finish = Arc::new(AtomicBool::new(false));
+    let asking = places.map(|(from, to)| {
+        let finish = Arc::clone(&finish);
+        thread::spawn(move || {
+            let mut count = 0;
+            while !finish.load(Ordering::Relaxed) {
+                match client::http_get(&from, to, "/", LIMIT) {
+                    Ok((200, _)) => count += 1,
+                    other => return Err(format!("{to}: {other:?} after {count}")),
+                }
+            }
+            Ok(count)
+        })
+    });
+    for _ in 0..3 {
+        scene.take_over(&arguments)?;
+    }
+    finish.store(true, Ordering::Relaxed);
+    for one in asking {
+        assert!(joined(one)? > 10);
+    }
+    let log = scene.stage.proxy.log();
+    assert!(!log.contains("cannot be opened"), "{log}");
+    drop(held);
+    // It is closed with its Service.
+    scene.stage.manifests.remove("web.yaml")?;
+    let ask = || client::http_get(scene.stage.master(), Stage::local(CHECKED), "/", LIMIT);
+    until(ask, is_refused)
 }
