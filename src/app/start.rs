@@ -294,10 +294,13 @@ impl App {
             } else {
                 // They were set with the device and are nobody's to take away.
                 found.retain(|route| !config.service_cidrs.contains(route));
+                if config.fixed_routes {
+                    routes::tell_of_left(&std::mem::take(&mut found), &bound.tun);
+                }
             }
             exposure.let_go();
             node_ports.settled().await;
-            // What is not listened on any more.
+            // What is not listened on any more, but by flows that are left.
             node_ports.inherit(Lent::default());
         }
         // What follows is one process's at a time.

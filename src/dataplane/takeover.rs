@@ -139,12 +139,12 @@ impl HandedFlow {
     fn address(&self) -> VirtualAddress {
         let (ip, port) = (self.virtual_server.ip(), self.virtual_server.port());
         let protocol = self.protocol;
-        let ip = match ip {
-            // A node port's is none in particular.
-            IpAddr::V4(_) if self.node_port => Ipv4Addr::UNSPECIFIED.into(),
-            IpAddr::V6(_) if self.node_port => Ipv6Addr::UNSPECIFIED.into(),
-            ip => ip,
+        // A node port's is none in particular.
+        let any: IpAddr = match ip {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
+        let ip = if self.node_port { any } else { ip };
         VirtualAddress { ip, port, protocol }
     }
 }
