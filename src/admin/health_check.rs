@@ -6,11 +6,12 @@
 //! header `X-Load-Balancing-Endpoint-Weight` is the number of such endpoints.
 //!
 //! [`HealthChecks`] owns a task for each port and address. A port that is taken is
-//! reported once and tried again. The tasks end with it. A process that takes over goes
+//! reported once and tried again. The tasks end with it, a little later where they have
+//! connections. A process that takes over goes
 //! on with the sockets of the former one, so that no check is refused meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::{Ready, ready};
+use std::future::{Ready, pending, ready};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,10 +23,11 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::serve::Listener;
 use serde::Serialize;
 use socket2::{Domain, Socket, Type};
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
@@ -42,6 +44,10 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// Checks that wait to be accepted.
 const BACKLOG: i32 = 128;
+
+/// How long connections to a port that has closed are still answered: much longer than
+/// a load balancer takes to ask.
+const ANSWERING: Duration = Duration::from_secs(5);
 
 /// The health check node ports that are open.
 #[derive(Debug)]
@@ -63,18 +69,12 @@ struct Served {
     tasks: BTreeMap<IpAddr, Task>,
 }
 
-/// Ends with its handle.
+/// Ends when this is dropped: the port closes, and what was accepted is answered.
 #[derive(Debug)]
 struct Task {
-    handle: JoinHandle<()>,
+    _stays: watch::Sender<()>,
     /// Where it listens, once it does.
     socket: Arc<OnceLock<OwnedFd>>,
-}
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.handle.abort();
-    }
 }
 
 /// What is told of one Service; clones share it.
@@ -166,9 +166,13 @@ impl Served {
                 let address = SocketAddr::new(address, self.port);
                 let before = inherited.remove(&address);
                 let socket = Arc::new(OnceLock::new());
-                let serving = serve(address, self.answer.clone(), before, Arc::clone(&socket));
-                let handle = tokio::spawn(serving);
-                Task { handle, socket }
+                let (stays, left) = watch::channel(());
+                let (answer, its) = (self.answer.clone(), Arc::clone(&socket));
+                tokio::spawn(serve(address, answer, before, its, left));
+                Task {
+                    _stays: stays,
+                    socket,
+                }
             });
         }
     }
@@ -179,19 +183,63 @@ async fn serve(
     answer: Answer,
     before: Option<OwnedFd>,
     socket: Arc<OnceLock<OwnedFd>>,
+    mut left: watch::Receiver<()>,
 ) {
     let before = before.and_then(|socket| TcpListener::from_std(socket.into()).ok());
     let listener = match before {
         Some(listener) => listener,
-        None => listener(address, &answer.service).await,
+        None => tokio::select! {
+            listener = listener(address, &answer.service) => listener,
+            _ = left.changed() => return,
+        },
     };
     // Without a descriptor for it the port is opened anew after a hand-over.
     if let Ok(duplicate) = listener.as_fd().try_clone_to_owned() {
         let _ = socket.set(duplicate);
     }
+    drop(socket);
+    let open = Open {
+        address,
+        listener: Some(listener),
+        left: left.clone(),
+    };
     let router = Router::new().fallback(reply).with_state(answer);
-    // Returns only when its future is dropped.
-    let _ = axum::serve(listener, router).await;
+    let over = async {
+        let _ = left.changed().await;
+        sleep(ANSWERING).await;
+    };
+    tokio::select! {
+        _ = axum::serve(open, router) => {}
+        () = over => {}
+    }
+}
+
+/// A port that closes when its Service leaves it. Axum cuts connections that it has not
+/// read from when its future is dropped; so that goes on, with nothing to accept.
+#[derive(Debug)]
+struct Open {
+    address: SocketAddr,
+    listener: Option<TcpListener>,
+    left: watch::Receiver<()>,
+}
+
+impl Listener for Open {
+    type Io = TcpStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+        if let Some(listener) = &mut self.listener {
+            tokio::select! {
+                accepted = Listener::accept(listener) => return accepted,
+                _ = self.left.changed() => self.listener = None,
+            }
+        }
+        pending().await
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.address)
+    }
 }
 
 /// Opens the port, however long it is another's.

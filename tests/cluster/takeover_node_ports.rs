@@ -102,8 +102,8 @@ fn health_checks() -> Result<(), Failed> {
             |answer| matches!(answer, Some((200, _))),
         )?;
     }
-    // Without it the old process would end while it answers.
-    let held = held(&scene)?;
+    // An old process without a flow would end while it answers.
+    let mut flows = vec![held(&scene)?];
     let finish = Arc::new(AtomicBool::new(false));
     let asking = places.map(|(from, to)| {
         let finish = Arc::clone(&finish);
@@ -120,6 +120,7 @@ fn health_checks() -> Result<(), Failed> {
     });
     for _ in 0..3 {
         scene.take_over(&arguments)?;
+        flows.push(held(&scene)?);
     }
     finish.store(true, Ordering::Relaxed);
     for one in asking {
@@ -127,7 +128,7 @@ fn health_checks() -> Result<(), Failed> {
     }
     let log = scene.stage.proxy.log();
     assert!(!log.contains("cannot be opened"), "{log}");
-    drop(held);
+    drop(flows);
     // It is closed with its Service.
     scene.stage.manifests.remove("web.yaml")?;
     let ask = || client::http_get(scene.stage.master(), Stage::local(CHECKED), "/", LIMIT);
