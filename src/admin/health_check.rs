@@ -6,9 +6,9 @@
 //! header `X-Load-Balancing-Endpoint-Weight` is the number of such endpoints.
 //!
 //! [`HealthChecks`] owns a task for each port and address. A port that is taken is
-//! reported once and tried again. The tasks end with it, a little later where they have
-//! connections. A process that takes over goes
-//! on with the sockets of the former one, so that no check is refused meanwhile.
+//! reported once and tried again. The tasks close their ports when it is dropped, and end
+//! [`ANSWERING`] later. A process that takes over goes on with the sockets of the former
+//! one, so that no check is refused meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Ready, pending, ready};
