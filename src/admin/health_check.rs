@@ -7,7 +7,7 @@
 //!
 //! [`HealthChecks`] owns a task for each port and address. A port that is taken is
 //! reported once and tried again. The tasks close their ports when it is dropped, and end
-//! [`ANSWERING`] later. A process that takes over goes on with the sockets of the former
+//! 5 s later. A process that takes over goes on with the sockets of the former
 //! one, so that no check is refused meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
