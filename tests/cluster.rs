@@ -48,6 +48,8 @@ mod api_server;
 mod capture;
 #[path = "cluster/check.rs"]
 mod check;
+#[path = "cluster/check_running.rs"]
+mod check_running;
 #[path = "cluster/closing.rs"]
 mod closing;
 #[path = "cluster/counted.rs"]
@@ -145,6 +147,7 @@ fn main() -> ExitCode {
     let trials: Vec<Trial> = [
         capture::trials(),
         check::trials(),
+        check_running::trials(),
         closing::trials(),
         counted::trials(),
         demo::trials(),

@@ -167,24 +167,22 @@ impl Health {
         let families = self.families.lock().unwrap_or_else(PoisonError::into_inner);
         let status: BTreeMap<_, _> = families
             .iter()
-            .map(|(family, progress)| (*family, progress.status(now, wall)))
+            .map(|(family, progress)| (*family, progress.status(now)))
             .collect();
         drop(families);
-        let working = status.values().all(|status| status.healthy);
-        let healthy = working && eligible.unwrap_or(true);
-        // Of several that are late, the one that was updated last.
-        let late = status
-            .values()
-            .filter(|status| !status.healthy)
-            .map(|status| status.last_updated)
-            .max();
-        Report {
-            last_updated: late.unwrap_or_else(|| timestamp(Some(wall))),
-            current_time: timestamp(Some(wall)),
+        let now = timestamp(Some(wall));
+        let mut report = Report {
+            last_updated: now,
+            current_time: now,
             node_eligible: eligible,
-            healthy,
+            healthy: status.values().all(|status| status.healthy),
             status,
+        };
+        if !report.is_good() {
+            let updates = report.status.values().map(|status| status.last_updated);
+            report.last_updated = updates.max().unwrap_or(NEVER);
         }
+        report
     }
 }
 
@@ -194,11 +192,10 @@ impl Progress {
             .is_none_or(|queued| now.saturating_duration_since(queued) < HEALTH_TIMEOUT)
     }
 
-    fn status(&self, now: Instant, wall: SystemTime) -> FamilyStatus {
-        let healthy = self.is_healthy(now);
+    fn status(&self, now: Instant) -> FamilyStatus {
         FamilyStatus {
-            last_updated: timestamp(if healthy { Some(wall) } else { self.updated }),
-            healthy,
+            last_updated: timestamp(self.updated),
+            healthy: self.is_healthy(now),
         }
     }
 }
@@ -210,10 +207,12 @@ const CODES: [StatusCode; 2] = [StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE]
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Report {
+    /// Now if all is well, else when something was programmed last.
     last_updated: Timestamp,
     current_time: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
     node_eligible: Option<bool>,
+    /// Whether the proxy keeps up, eligible or not.
     healthy: bool,
     status: BTreeMap<Family, FamilyStatus>,
 }
@@ -223,6 +222,13 @@ struct Report {
 struct FamilyStatus {
     last_updated: Timestamp,
     healthy: bool,
+}
+
+impl Report {
+    /// Whether the status is 200.
+    fn is_good(&self) -> bool {
+        self.healthy && self.node_eligible.unwrap_or(true)
+    }
 }
 
 /// Serves health on a listener until the future is dropped.
@@ -273,7 +279,7 @@ fn readyz(State(health): State<Health>) -> Ready<Response> {
 fn answer(report: &Report, counts: &[AtomicU64; CODES.len()]) -> Response {
     let [ok, unavailable] = CODES;
     let [good, bad] = counts;
-    let (status, count) = if report.healthy {
+    let (status, count) = if report.is_good() {
         (ok, good)
     } else {
         (unavailable, bad)

@@ -332,8 +332,12 @@ fn respond(answer: &Answer, now: Instant) -> Response {
         local_endpoints,
         service_proxy_healthy: healthy,
     };
-    match serde_json::to_vec(&body) {
-        Ok(body) => (status, headers, body).into_response(),
+    let mut text = Vec::new();
+    // kube-proxy lays it out with tabs.
+    let layout = serde_json::ser::PrettyFormatter::with_indent(b"\t");
+    let mut to_text = serde_json::Serializer::with_formatter(&mut text, layout);
+    match body.serialize(&mut to_text) {
+        Ok(()) => (status, headers, text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }

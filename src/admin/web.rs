@@ -50,6 +50,8 @@ fn router<V: View>(view: Arc<V>, guard: Guard) -> Router {
         .route("/", get(page))
         .route("/metrics", get(metrics::<V>))
         .route("/proxyMode", get(|| ready(PROXY_MODE)))
+        // Whether the server answers, as kube-proxy's says; /healthz of health is another.
+        .route("/healthz", get(|| ready("ok")))
         .route("/configz", get(configz::<V>))
         .with_state(Arc::clone(&view))
         .nest("/api", documents(view))

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::fallback::Participation;
@@ -88,16 +89,28 @@ pub(super) fn source(config: &Config, api_server: Option<&ApiServer>) -> SourceS
 }
 
 impl Observer {
-    /// Takes a sample every [`history::INTERVAL`], for ever.
-    pub(super) async fn record(&self) {
+    /// Takes a sample every [`history::INTERVAL`], for ever, or until one has panicked.
+    ///
+    /// With ten thousand services a sample takes some 100 ms, and a thread of the runtime
+    /// that is busy may be the one that watches the sockets, which the other does not
+    /// know: what comes from the API server would wait. So it is taken on a thread for
+    /// what blocks, as a rule always the same, which has a heap of its own.
+    pub(super) async fn record(self: Arc<Self>) {
         let mut ticks = interval(history::INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let servers = self.table.snapshot();
-            self.recorder
-                .sample(Instant::now(), &servers, self.counters());
+            let observer = Arc::clone(&self);
+            if spawn_blocking(move || observer.sample()).await.is_err() {
+                return;
+            }
         }
+    }
+
+    fn sample(&self) {
+        let servers = self.table.snapshot();
+        self.recorder
+            .sample(Instant::now(), &servers, self.counters());
     }
 
     /// The counters of all workers.

@@ -289,7 +289,8 @@ impl Table {
         let network = self.network();
         let origin = ClientOrigin::of(client, virtual_ip, &network, is_node);
         let server = entry.server(origin);
-        // Without an endpoint anywhere kube-proxy rejects whoever asks.
+        // Without an endpoint anywhere kube-proxy rejects whoever asks in its iptables
+        // mode; in nftables mode whom the ranges keep out hears nothing.
         if let Some(ranges) = &entry.source_ranges
             && !matches!(server.verdict(), Verdict::Reject(_))
             && !is_admitted(ranges, client, origin, &network)

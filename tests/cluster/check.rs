@@ -1,18 +1,17 @@
-//! `check`: each finding, as the fault that it tells of is made.
+//! `check`: each finding, as the fault that it tells of is made. Beside a running proxy:
+//! `check_running`.
 
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::Path;
 
-use kube_tun_proxy::admin::api;
 use kube_tun_proxy::check::{Finding, Level, Report};
-use kube_tun_proxy::lab::{Namespace, client};
+use kube_tun_proxy::lab::Namespace;
 use libtest_mimic::{Failed, Trial};
 use rtnetlink::RouteMessageBuilder;
 
 use super::kernel::{KubeProxy, add_device, delete_device, kube_proxy_table};
-use super::world::{BINARY, LIMIT, Trials, World, wait_until};
+use super::world::{BINARY, Trials, World};
 
 pub(crate) fn trials() -> Vec<Trial> {
     Trials::of("check")
@@ -22,32 +21,29 @@ pub(crate) fn trials() -> Vec<Trial> {
         .one("settings_of_the_kernel", settings)
         .one("flannel", flannel)
         .one("an_api_server", cluster)
-        .one("without_privilege", without_privilege)
-        .one("beside_a_running_proxy", running)
-        .one("asked_of_the_proxy_itself", itself)
         .done()
 }
 
 /// A node that is looked at again and again.
-struct Node {
-    world: World,
+pub(super) struct Node {
+    pub(super) world: World,
     /// No proxy has its socket here.
     directory: tempfile::TempDir,
 }
 
 impl Node {
-    fn new() -> Result<Self, Failed> {
+    pub(super) fn new() -> Result<Self, Failed> {
         Ok(Self {
             world: World::other()?,
             directory: tempfile::tempdir()?,
         })
     }
 
-    fn file(&self, name: &str) -> String {
+    pub(super) fn file(&self, name: &str) -> String {
         self.directory.path().join(name).display().to_string()
     }
 
-    fn arguments(&self) -> Vec<String> {
+    pub(super) fn arguments(&self) -> Vec<String> {
         let cidrs = self.world.service_cidrs().map(|cidr| cidr.to_string());
         let manifests = self.world.manifests.path().display().to_string();
         [
@@ -67,7 +63,7 @@ impl Node {
     }
 
     /// The report, after its exit status was held against it.
-    fn report(&self, more: &[&str]) -> Result<Report, Failed> {
+    pub(super) fn report(&self, more: &[&str]) -> Result<Report, Failed> {
         let mut command = self.world.node().namespace().command(BINARY);
         let output = command
             .args(self.arguments())
@@ -85,7 +81,7 @@ impl Node {
         Ok(report)
     }
 
-    fn finding(&self, subject: &str, more: &[&str]) -> Result<Finding, Failed> {
+    pub(super) fn finding(&self, subject: &str, more: &[&str]) -> Result<Finding, Failed> {
         let report = self.report(more)?;
         let found = report.findings.iter().find(|one| one.subject == subject);
         Ok(found
@@ -94,11 +90,11 @@ impl Node {
     }
 
     /// Looks, and holds what is said of `subject` against `level` and words.
-    fn expect(&self, subject: &str, level: Level, words: &[&str]) -> Result<(), Failed> {
+    pub(super) fn expect(&self, subject: &str, level: Level, words: &[&str]) -> Result<(), Failed> {
         self.expect_with(&[], subject, level, words)
     }
 
-    fn expect_with(
+    pub(super) fn expect_with(
         &self,
         more: &[&str],
         subject: &str,
@@ -115,7 +111,7 @@ impl Node {
         Ok(())
     }
 
-    fn set(&self, key: &str, value: &str) -> Result<(), Failed> {
+    pub(super) fn set(&self, key: &str, value: &str) -> Result<(), Failed> {
         Ok(self.world.node().namespace().set_sysctl(key, value)?)
     }
 }
@@ -469,128 +465,4 @@ fn flannel() -> Result<(), Failed> {
     assert_eq!(finding.level, Level::Warning, "{finding:?}");
     assert!(finding.found.contains("FLANNEL_NETWORK"), "{finding:?}");
     Ok(())
-}
-
-/// In a user namespace of its own, below the one that owns the node's network: it has
-/// every capability there, and none here.
-fn without_privilege() -> Result<(), Failed> {
-    let node = Node::new()?;
-    let mut command = node.world.node().namespace().command("unshare");
-    let output = command
-        .arg("--user")
-        .arg(Path::new(BINARY))
-        .args(node.arguments())
-        .args(["-o", "json"])
-        .output()?;
-    assert_eq!(output.status.code(), Some(3), "{output:?}");
-    let report: Report = serde_json::from_slice(&output.stdout)?;
-    let of = |subject: &str| {
-        let found = report.findings.iter().find(|one| one.subject == subject);
-        found.cloned().expect("every subject is there")
-    };
-    let finding = of("capabilities");
-    assert_eq!(finding.level, Level::Failure, "{finding:?}");
-    let mend = finding.mend.as_deref().unwrap_or_default();
-    assert!(mend.contains("kube-tun-proxy init --user"), "{mend}");
-    assert_eq!(of("netfilter").level, Level::Warning);
-    Ok(())
-}
-
-fn running() -> Result<(), Failed> {
-    let mut node = Node::new()?;
-    let socket = node.file("admin.sock");
-    let options = node.world.options().admin_socket(Path::new(&socket));
-    node.world.start_with(&options)?;
-    let at = ["--healthz-bind-address", "127.0.0.1:10256"];
-    let mut arguments = node.arguments();
-    arguments.retain(|argument| !argument.starts_with("--healthz"));
-    let mut command = node.world.node().namespace().command(BINARY);
-    let output = command
-        .args(arguments)
-        .args(at)
-        .args(["-o", "json"])
-        .output()?;
-    let report: Report = serde_json::from_slice(&output.stdout)?;
-    all_well(&report);
-    // Its socket is out of reach, as that of another user or in a container is: it is known
-    // by its health.
-    let mut arguments = node.arguments();
-    arguments.retain(|argument| !argument.starts_with("--healthz"));
-    let elsewhere = node.file("none.sock");
-    for argument in &mut arguments {
-        if *argument == socket {
-            argument.clone_from(&elsewhere);
-        }
-    }
-    let mut command = node.world.node().namespace().command(BINARY);
-    let at = [&at[..], &["-o", "json"]].concat();
-    let output = command.args(arguments).args(at).output()?;
-    all_well(&serde_json::from_slice(&output.stdout)?);
-    Ok(())
-}
-
-/// Nothing that the running proxy has is held against it.
-fn all_well(report: &Report) {
-    for subject in [
-        "device",
-        "healthz",
-        "metrics",
-        "routes",
-        "kube-proxy",
-        "capabilities",
-    ] {
-        let found = report.findings.iter().find(|one| one.subject == subject);
-        let found = found.expect("every subject is there");
-        assert_eq!(found.level, Level::Ok, "{found:?}");
-    }
-}
-
-/// What the proxy tells of its own node, on the admin socket and where the page is.
-fn itself() -> Result<(), Failed> {
-    let mut node = Node::new()?;
-    node.set("net.ipv4.conf.all.rp_filter", "0")?;
-    // It gives up what it would need to see netfilter's rules.
-    let options = node.world.options().argument("--fixed-routes");
-    node.world.start_with(&options)?;
-    let told: api::Checks = node.world.ask(api::CHECK)?;
-    for check in &told.checks {
-        // The limit is the machine's.
-        if check.name != "open-files" && check.name != "netfilter" {
-            assert_eq!(check.result, "ok", "{check:?}");
-        }
-    }
-    let of = |name: &str| {
-        let found = told.checks.iter().find(|check| check.name == name);
-        found.cloned().ok_or_else(|| format!("no {name}: {told:?}"))
-    };
-    for name in ["device", "healthz", "metrics"] {
-        let found = of(name)?.found;
-        assert!(found.ends_with("belongs to this proxy"), "{found}");
-    }
-    let unseen = of("netfilter")?;
-    assert_eq!(unseen.result, "warning");
-    assert!(
-        unseen.found.starts_with("not seen without privilege"),
-        "{unseen:?}"
-    );
-    assert_eq!(told.checks.len(), 19, "{told:?}");
-
-    // The page's answer is the same, kept: what has changed since is not seen yet.
-    let inside = node.world.node().namespace();
-    node.set("net.ipv4.ip_forward", "0")?;
-    let at = node.world.proxy().metrics();
-    let ask = || -> Result<api::Checks, Failed> {
-        let (status, body) = client::http_get(inside, at, "/api/v1/check", LIMIT)?;
-        assert_eq!(status, 200, "{body}");
-        Ok(serde_json::from_str(&body)?)
-    };
-    let kept = ask()?;
-    if kept.age_seconds < 10 {
-        assert_eq!(kept.checks, told.checks);
-    }
-    wait_until("a new look", || {
-        let checks = ask()?.checks;
-        let forward = checks.iter().find(|check| check.name == "ip-forward");
-        Ok(forward.is_some_and(|check| check.result == "warning"))
-    })
 }

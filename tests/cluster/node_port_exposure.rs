@@ -192,8 +192,8 @@ fn health_checks() -> Result<(), Failed> {
     let ask = || client::http_get(outside, stage.at(CHECKED), "/", LIMIT);
     let body = |local: usize| {
         format!(
-            "{{\"service\":{{\"namespace\":\"default\",\"name\":\"web\"}},\
-             \"localEndpoints\":{local},\"serviceProxyHealthy\":true}}"
+            "{{\n\t\"service\": {{\n\t\t\"namespace\": \"default\",\n\t\t\"name\": \"web\"\n\t}},\n\
+             \t\"localEndpoints\": {local},\n\t\"serviceProxyHealthy\": true\n}}"
         )
     };
     let healthy = eventually(ask, Result::is_ok)??;

@@ -1,11 +1,13 @@
 //! Service ranges, NetworkPolicies and the node; and where they are not to be had.
 
+use std::time::Duration;
+
 use serde_json::json;
 
-use kube_tun_proxy::source::kubernetes::{NetworkPolicies, ServiceCidrs};
+use kube_tun_proxy::source::kubernetes::{NetworkPolicies, ServiceCidrs, Timing};
 
 use crate::api_server::{ApiServer, Fault};
-use crate::cluster::{Followed, service};
+use crate::cluster::{Followed, impatient, service};
 
 fn known(nets: &[&str]) -> ServiceCidrs {
     ServiceCidrs::Known(nets.iter().map(|net| net.parse().unwrap()).collect())
@@ -150,4 +152,29 @@ async fn the_nodes_zone_is_followed() {
     while followed.index.node().zone.as_deref() != Some("west") {
         followed.batch().await;
     }
+}
+
+/// kube-apiserver 1.36 under RBAC answers 403 to everything for some seconds after it
+/// has started: until its authoriser has read the roles.
+#[tokio::test]
+async fn a_server_that_starts_denies_for_a_while() {
+    let server = ApiServer::start("secret").await;
+    server.apply("servicecidrs", cidr("kubernetes", &["10.0.0.0/16"]));
+    let timing = Timing {
+        unavailable: Duration::from_secs(300),
+        ..impatient()
+    };
+    let mut followed = Followed::with(&server, timing).await;
+    followed.until_complete().await;
+    let before = server.seen("servicecidrs").len();
+    server.refuse("servicecidrs", Some(403));
+    server.end_watches("servicecidrs");
+    server
+        .until_seen("servicecidrs", |seen| seen.len() >= before + 3)
+        .await;
+    assert_eq!(*followed.cidrs.borrow(), known(&["10.0.0.0/16"]));
+    server.refuse("servicecidrs", None);
+    server.apply("servicecidrs", cidr("more", &["10.96.0.0/12"]));
+    let both = known(&["10.0.0.0/16", "10.96.0.0/12"]);
+    followed.until_cidrs(&both).await;
 }

@@ -125,9 +125,39 @@ fn a_change_that_waits_too_long_is_unhealthy() {
 #[test]
 fn a_node_that_goes_is_unhealthy_but_alive() {
     let health = both(&Readiness::new());
-    let (now, wall) = (Instant::now(), SystemTime::UNIX_EPOCH);
-    assert!(!health.report(now, wall, Some(false)).healthy);
-    assert!(health.report(now, wall, None).healthy);
+    let (now, second) = (Instant::now(), Duration::from_secs(1));
+    health.updated(SystemTime::UNIX_EPOCH);
+    let wall = SystemTime::UNIX_EPOCH + second;
+    let leaving = health.report(now, wall, Some(false));
+    assert_eq!(
+        answer(&leaving, &health.answers.healthz).status(),
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+    // What kube-proxy 1.36 answers on a node with the taint of the autoscaler.
+    assert_eq!(
+        serde_json::to_value(&leaving).unwrap(),
+        json!({
+            "lastUpdated": "1970-01-01T00:00:00Z",
+            "currentTime": "1970-01-01T00:00:01Z",
+            "nodeEligible": false,
+            "healthy": true,
+            "status": {
+                "IPv4": {"lastUpdated": "1970-01-01T00:00:00Z", "healthy": true},
+                "IPv6": {"lastUpdated": "1970-01-01T00:00:00Z", "healthy": true},
+            },
+        })
+    );
+    let alive = health.report(now, wall, None);
+    assert_eq!(
+        answer(&alive, &health.answers.livez).status(),
+        StatusCode::OK
+    );
+    let told = serde_json::to_value(&alive).unwrap();
+    assert_eq!(told["lastUpdated"], told["currentTime"]);
+    assert_eq!(
+        told["status"]["IPv4"]["lastUpdated"],
+        "1970-01-01T00:00:00Z"
+    );
 }
 
 #[test]

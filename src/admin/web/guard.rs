@@ -34,7 +34,7 @@ impl Guard {
     /// Whether a question is answered, or why not.
     pub(super) fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), &'static str> {
         // Off loopback these may be scraped by any name that the network has for us.
-        if !self.is_loopback && matches!(uri.path(), "/metrics" | "/proxyMode") {
+        if !self.is_loopback && matches!(uri.path(), "/metrics" | "/proxyMode" | "/healthz") {
             return Ok(());
         }
         // Every browser says which host it means; what does not is none.
@@ -113,6 +113,7 @@ mod tests {
         let host = [("host", "node1.example:10249")];
         assert!(check(&guard, "/metrics", &host));
         assert!(check(&guard, "/proxyMode", &host));
+        assert!(check(&guard, "/healthz", &host));
         assert!(!check(&guard, "/api/v1/flows", &host));
         assert!(!check(&guard, "/", &host));
     }

@@ -25,6 +25,8 @@ fn header<'a>(parts: &'a hyper::http::response::Parts, name: &str) -> &'a str {
 async fn kube_proxys_paths() {
     let (parts, body) = get("/proxyMode").await;
     assert_eq!((parts.status, &body[..]), (StatusCode::OK, &b"tun"[..]));
+    let (parts, body) = get("/healthz").await;
+    assert_eq!((parts.status, &body[..]), (StatusCode::OK, &b"ok"[..]));
     let (parts, body) = get("/configz").await;
     assert_eq!(header(&parts, "content-type"), "application/json");
     assert_eq!(

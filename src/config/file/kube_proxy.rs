@@ -1,6 +1,6 @@
-//! KubeProxyConfiguration: all fields of kube-proxy 1.36 (staging
-//! `k8s.io/kube-proxy/config/v1alpha1/types.go`, with `ClientConnectionConfiguration`
-//! and `LoggingConfiguration` of component-base), and one that 1.37 brings.
+//! KubeProxyConfiguration: all fields of kube-proxy 1.36, and of 1.37, which has the same
+//! (`config/v1alpha1/types.go` of `k8s.io/kube-proxy` v0.36.0 and v0.37.0-beta.0, with
+//! `ClientConnectionConfiguration` and `LoggingConfiguration` of component-base).
 //!
 //! kube-proxy writes every field, most of them as Go's zero values, which mean
 //! defaults.
@@ -58,7 +58,6 @@ const IGNORED: &[(&str, Shape)] = &[
     ("iptables.masqueradeAll", Shape::Bool),
     ("iptables.masqueradeBit", BIT),
     ("iptables.minSyncPeriod", Shape::Duration),
-    ("iptables.snatNodeInternalIP", Shape::Bool),
     ("iptables.syncPeriod", Shape::Duration),
     ("ipvs.excludeCIDRs", Shape::List),
     ("ipvs.minSyncPeriod", Shape::Duration),

@@ -71,6 +71,77 @@ winkernel:
   sourceVip: ""
 "#;
 
+/// What kube-proxy 1.36.2 writes with `--write-config-to`.
+const WRITTEN: &str = r#"apiVersion: kubeproxy.config.k8s.io/v1alpha1
+bindAddress: 0.0.0.0
+bindAddressHardFail: false
+clientConnection:
+  acceptContentTypes: ""
+  burst: 10
+  contentType: application/vnd.kubernetes.protobuf
+  kubeconfig: ""
+  qps: 5
+clusterCIDR: ""
+configSyncPeriod: 15m0s
+conntrack:
+  maxPerCore: 32768
+  min: 131072
+  tcpBeLiberal: false
+  tcpCloseWaitTimeout: 1h0m0s
+  tcpEstablishedTimeout: 24h0m0s
+  udpStreamTimeout: 0s
+  udpTimeout: 0s
+detectLocal:
+  bridgeInterface: ""
+  interfaceNamePrefix: ""
+detectLocalMode: ClusterCIDR
+enableProfiling: false
+healthzBindAddress: 0.0.0.0:10256
+hostnameOverride: ""
+iptables:
+  localhostNodePorts: true
+  masqueradeAll: false
+  masqueradeBit: 14
+  minSyncPeriod: 1s
+  syncPeriod: 30s
+ipvs:
+  excludeCIDRs: null
+  minSyncPeriod: 0s
+  scheduler: ""
+  strictARP: false
+  syncPeriod: 0s
+  tcpFinTimeout: 0s
+  tcpTimeout: 0s
+  udpTimeout: 0s
+kind: KubeProxyConfiguration
+logging:
+  flushFrequency: 5s
+  format: text
+  options:
+    json:
+      infoBufferSize: "0"
+    text:
+      infoBufferSize: "0"
+  verbosity: 0
+metricsBindAddress: 127.0.0.1:10249
+mode: iptables
+nftables:
+  masqueradeAll: false
+  masqueradeBit: 14
+  minSyncPeriod: 0s
+  syncPeriod: 0s
+nodePortAddresses: null
+oomScoreAdj: -999
+portRange: ""
+showHiddenMetricsForVersion: ""
+winkernel:
+  enableDSR: false
+  forwardHealthCheckVip: false
+  networkName: ""
+  rootHnsEndpointName: ""
+  sourceVip: ""
+"#;
+
 const KUBE: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
 
 const TUN: &str = "apiVersion: kube-tun-proxy/v1alpha1\nkind: TunProxyConfiguration\n";
@@ -99,6 +170,22 @@ fn kubeadms_file_says_where_the_cluster_is_and_nothing_else() {
         ]
     );
     assert!(file.ignored.is_empty());
+}
+
+#[test]
+fn what_kube_proxy_itself_writes_is_read() {
+    let file = parse(WRITTEN).unwrap();
+    assert_eq!(
+        words(&file),
+        [
+            "detect-local-mode=ClusterCIDR",
+            "healthz-bind-address=0.0.0.0:10256",
+            "log-format=text",
+            "metrics-bind-address=127.0.0.1:10249",
+        ]
+    );
+    assert_eq!(file.ignored.len(), 16, "{:?}", file.ignored);
+    assert!(file.ignored.contains(&"mode".to_owned()));
 }
 
 #[test]

@@ -30,8 +30,10 @@ pub struct Timing {
     pub most_away: Duration,
     /// Longest Retry-After that is obeyed.
     pub most_asked: Duration,
-    /// Wait before something that was forbidden or missing is tried again: only a
-    /// person changes that.
+    /// Longest wait before something optional that was forbidden or missing is tried
+    /// again; that begins with `first` and doubles too. As a rule only a person changes
+    /// it, but an API server that has just started denies what it allows until it has
+    /// read its roles, for some seconds (seen with 1.36 under RBAC).
     pub unavailable: Duration,
 }
 
@@ -66,8 +68,11 @@ pub(super) enum Wait {
         /// What the server asked for.
         asked: Option<Duration>,
     },
-    /// Until a person may have changed something.
-    Unavailable,
+    /// Until the server, or a person, may have changed something.
+    Unavailable {
+        /// How often in a row it has failed, at least once.
+        failures: u32,
+    },
 }
 
 impl Timing {
@@ -84,14 +89,18 @@ impl Timing {
                 asked,
             } => {
                 let most = if away { self.most_away } else { self.most };
-                let doublings = failures.saturating_sub(1).min(16);
-                let full = self.first.saturating_mul(1 << doublings).min(most);
-                let ours = full.mul_f64(0.5 + random / 2.0);
+                let ours = self.doubled(failures, most, random);
                 let asked = asked.unwrap_or_default().min(self.most_asked);
                 ours.max(asked.mul_f64(1.0 + random / 10.0))
             }
-            Wait::Unavailable => self.unavailable.mul_f64(1.0 + random / 10.0),
+            Wait::Unavailable { failures } => self.doubled(failures, self.unavailable, random),
         }
+    }
+
+    fn doubled(&self, failures: u32, most: Duration, random: f64) -> Duration {
+        let doublings = failures.saturating_sub(1).min(16);
+        let full = self.first.saturating_mul(1 << doublings).min(most);
+        full.mul_f64(0.5 + random / 2.0)
     }
 
     /// How long a watch is asked for.
@@ -128,6 +137,16 @@ mod tests {
         assert_eq!(milliseconds(backoff(u32::MAX, false, None), 1.0), 30_000);
         assert_eq!(milliseconds(backoff(u32::MAX, true, None), 1.0), 10_000);
         assert_eq!(milliseconds(Wait::No, 1.0), 0);
+    }
+
+    #[test]
+    fn what_is_denied_is_asked_for_soon_and_then_seldom() {
+        let denied = |failures| milliseconds(Wait::Unavailable { failures }, 1.0);
+        let full: Vec<_> = (1..12).map(denied).collect();
+        let expected = [
+            500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 64_000, 128_000, 256_000, 300_000,
+        ];
+        assert_eq!(full, expected);
     }
 
     #[test]

@@ -291,9 +291,11 @@ impl<C: Collection> Follower<C> {
                 End::Status { code: 410, .. } | End::ErrorEvent { code: 410 }
             );
         let failures = self.machine.failures();
+        // A server that has just started denies everything for a while.
+        let lasts = failures >= WARN_AFTER || !self.machine.was_listed();
         match (wait, self.resource.without) {
-            (Wait::Unavailable, Some(without)) => {
-                if self.told.as_deref() != Some(without) {
+            (Wait::Unavailable { .. }, Some(without)) => {
+                if lasts && self.told.as_deref() != Some(without) {
                     warn!(
                         resource,
                         error = why,
@@ -309,15 +311,7 @@ impl<C: Collection> Follower<C> {
                 debug!(resource, error = why, "the request has ended");
             }
             (_, _) => {
-                let denied = matches!(
-                    end,
-                    End::Status {
-                        code: 401 | 403 | 404,
-                        ..
-                    }
-                );
-                let grave = denied || failures >= WARN_AFTER || !self.settled;
-                if grave && self.told.is_none() {
+                if lasts && self.told.is_none() {
                     warn!(
                         resource,
                         error = why,

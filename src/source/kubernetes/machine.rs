@@ -133,6 +133,11 @@ impl Machine {
         }
     }
 
+    /// Whether it was complete once.
+    pub(super) fn was_listed(&self) -> bool {
+        self.version.is_some()
+    }
+
     /// How often in a row it has failed.
     pub(super) fn failures(&self) -> u32 {
         self.failures
@@ -227,14 +232,17 @@ impl Machine {
         if unavailable {
             self.plan = Plan::Everything;
         }
+        if unavailable || !orderly {
+            self.failures = self.failures.saturating_add(1);
+        }
+        let failures = self.failures;
         let wait = if unavailable {
-            Wait::Unavailable
+            Wait::Unavailable { failures }
         } else if orderly {
             Wait::No
         } else {
-            self.failures = self.failures.saturating_add(1);
             Wait::Backoff {
-                failures: self.failures,
+                failures,
                 away: *end == End::Unreachable,
                 asked: retry_after(end),
             }

@@ -176,7 +176,7 @@ fn source_ranges_let_in_whom_they_name() {
     assert_eq!(word(&ask(&table, NODE)), "source_range");
     upsert(&table, spec(tcp(LB), &[1]));
     assert_eq!(word(&ask(&table, POD)), "forward");
-    // Nobody is there: said to all, as kube-proxy does.
+    // Nobody is there: said to all, as kube-proxy's iptables mode does.
     let mut empty = restricted(&["203.0.113.0/25"]);
     empty.real_servers.clear();
     upsert(&table, empty);

@@ -183,7 +183,9 @@ fn only_what_is_optional_may_be_unavailable() {
         let mut optional = Machine::new(true, true);
         let next = optional.ended(&status(code), false);
         assert!(next.unavailable);
-        assert_eq!(next.wait, Wait::Unavailable);
+        assert_eq!(next.wait, Wait::Unavailable { failures: 1 });
+        let next = optional.ended(&status(code), false);
+        assert_eq!(next.wait, Wait::Unavailable { failures: 2 });
         let mut required = Machine::new(false, true);
         let next = required.ended(&status(code), false);
         assert!(!next.unavailable);
