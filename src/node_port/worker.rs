@@ -215,9 +215,6 @@ impl Worker {
     }
 
     fn read_mailbox(&mut self) -> Mail {
-        if self.sweep.take() {
-            self.sweep();
-        }
         loop {
             match self.mailbox.try_recv() {
                 Ok(Message::Open(listen)) => self.open(listen),
@@ -237,9 +234,15 @@ impl Worker {
                     self.reset_all();
                     return Mail::Stop;
                 }
-                Err(TryRecvError::Empty) => return Mail::Read,
+                Err(TryRecvError::Empty) => break,
             }
         }
+        // Afterwards: a listener that lingers and is opened again does not close with its
+        // last flow, and what waits there is not lost.
+        if self.sweep.take() {
+            self.sweep();
+        }
+        Mail::Read
     }
 
     fn socket_ready(&mut self, id: FlowId, side: Side, event: &Event) {

@@ -273,7 +273,7 @@ fn without_endpoints() -> Result<(), Failed> {
     let refused = || {
         until(|| client::connect(&outside, to, LIMIT), is_refused)?;
         until(
-            || client::who_udp(&outside, to, LIMIT).map(|seen| seen.name),
+            || client::who_udp(&outside, to, SILENCE).map(|seen| seen.name),
             is_refused,
         )
     };
@@ -292,7 +292,7 @@ fn without_endpoints() -> Result<(), Failed> {
     assert!(joined(talk)? > 10);
     // Flows to whom is not there any more end when another serves.
     scene.stage.write(&web(&scene.stage.cluster, &["pod-6"]))?;
-    let ask = || client::who_udp(&outside, to, LIMIT).map(|seen| seen.name);
+    let ask = || client::who_udp(&outside, to, SILENCE).map(|seen| seen.name);
     until(ask, |name| matches!(name, Ok(name) if name == "pod-6"))?;
     let flows = || scene.flows().map(|flows| flows.len());
     until(flows, |count| matches!(count, Ok(1)))
