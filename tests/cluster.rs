@@ -118,8 +118,12 @@ mod start;
 mod takeover;
 #[path = "cluster/takeover_kinds.rs"]
 mod takeover_kinds;
+#[path = "cluster/takeover_node_ports.rs"]
+mod takeover_node_ports;
 #[path = "cluster/takeover_pods.rs"]
 mod takeover_pods;
+#[path = "cluster/takeover_stage.rs"]
+mod takeover_stage;
 #[path = "cluster/tcp.rs"]
 mod tcp;
 #[path = "cluster/telling.rs"]
@@ -173,6 +177,7 @@ fn main() -> ExitCode {
         start::trials(),
         takeover::trials(),
         takeover_kinds::trials(),
+        takeover_node_ports::trials(),
         takeover_pods::trials(),
         tcp::trials(),
         telling::trials(),

@@ -6,24 +6,28 @@
 //! header `X-Load-Balancing-Endpoint-Weight` is the number of such endpoints.
 //!
 //! [`HealthChecks`] owns a task for each port and address. A port that is taken is
-//! reported once and tried again. The tasks end with it.
+//! reported once and tried again. The tasks close their ports when it is dropped, and end
+//! 5 s later. A process that takes over goes on with the sockets of the former
+//! one, so that no check is refused meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::{Ready, ready};
+use std::future::{Ready, pending, ready};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::serve::Listener;
 use serde::Serialize;
 use socket2::{Domain, Socket, Type};
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
@@ -41,13 +45,21 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 /// Checks that wait to be accepted.
 const BACKLOG: i32 = 128;
 
+/// How long connections to a port that has closed are still answered: much longer than
+/// a load balancer takes to ask.
+const ANSWERING: Duration = Duration::from_secs(5);
+
 /// The health check node ports that are open.
 #[derive(Debug)]
 pub struct HealthChecks {
     health: Health,
     addresses: BTreeSet<IpAddr>,
     services: BTreeMap<NamespacedName, Served>,
+    /// Sockets of another process, until they are taken up.
+    inherited: Inherited,
 }
+
+type Inherited = BTreeMap<SocketAddr, OwnedFd>;
 
 /// One Service.
 #[derive(Debug)]
@@ -57,14 +69,12 @@ struct Served {
     tasks: BTreeMap<IpAddr, Task>,
 }
 
-/// Ends with its handle.
+/// Ends when this is dropped: the port closes, and what was accepted is answered.
 #[derive(Debug)]
-struct Task(JoinHandle<()>);
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+struct Task {
+    _stays: watch::Sender<()>,
+    /// Where it listens, once it does.
+    socket: Arc<OnceLock<OwnedFd>>,
 }
 
 /// What is told of one Service; clones share it.
@@ -82,6 +92,7 @@ impl HealthChecks {
             health,
             addresses: BTreeSet::new(),
             services: BTreeMap::new(),
+            inherited: Inherited::new(),
         }
     }
 
@@ -105,7 +116,7 @@ impl HealthChecks {
         if let Some(served) = self.services.get_mut(&check.service) {
             let count = &served.answer.local_endpoints;
             count.store(check.local_endpoints, Ordering::Relaxed);
-            served.listen(&self.addresses);
+            served.listen(&self.addresses, &mut self.inherited);
         }
     }
 
@@ -119,28 +130,116 @@ impl HealthChecks {
     pub fn set_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
         self.addresses = addresses;
         for served in self.services.values_mut() {
-            served.listen(&self.addresses);
+            served.listen(&self.addresses, &mut self.inherited);
         }
+    }
+
+    /// The sockets that listen, for another process; this one goes on to answer.
+    ///
+    /// # Errors
+    ///
+    /// As dup(2).
+    pub fn lend(&self) -> io::Result<Vec<(SocketAddr, OwnedFd)>> {
+        let mut lent = Vec::new();
+        for served in self.services.values() {
+            for (&ip, task) in &served.tasks {
+                if let Some(socket) = task.socket.get() {
+                    lent.push((SocketAddr::new(ip, served.port), socket.try_clone()?));
+                }
+            }
+        }
+        Ok(lent)
+    }
+
+    /// Goes on with sockets of another process where this one is to listen from now on.
+    /// Those of before that were not taken up are closed.
+    pub fn inherit(&mut self, lent: impl IntoIterator<Item = (SocketAddr, OwnedFd)>) {
+        self.inherited = lent.into_iter().collect();
     }
 }
 
 impl Served {
-    fn listen(&mut self, addresses: &BTreeSet<IpAddr>) {
+    fn listen(&mut self, addresses: &BTreeSet<IpAddr>, inherited: &mut Inherited) {
         self.tasks.retain(|address, _| addresses.contains(address));
         for &address in addresses {
             self.tasks.entry(address).or_insert_with(|| {
-                let serving = serve(SocketAddr::new(address, self.port), self.answer.clone());
-                Task(tokio::spawn(serving))
+                let address = SocketAddr::new(address, self.port);
+                let before = inherited.remove(&address);
+                let socket = Arc::new(OnceLock::new());
+                let (stays, left) = watch::channel(());
+                let (answer, its) = (self.answer.clone(), Arc::clone(&socket));
+                tokio::spawn(serve(address, answer, before, its, left));
+                Task {
+                    _stays: stays,
+                    socket,
+                }
             });
         }
     }
 }
 
-async fn serve(address: SocketAddr, answer: Answer) {
-    let listener = listener(address, &answer.service).await;
+async fn serve(
+    address: SocketAddr,
+    answer: Answer,
+    before: Option<OwnedFd>,
+    socket: Arc<OnceLock<OwnedFd>>,
+    mut left: watch::Receiver<()>,
+) {
+    let before = before.and_then(|socket| TcpListener::from_std(socket.into()).ok());
+    let listener = match before {
+        Some(listener) => listener,
+        None => tokio::select! {
+            listener = listener(address, &answer.service) => listener,
+            _ = left.changed() => return,
+        },
+    };
+    // Without a descriptor for it the port is opened anew after a hand-over.
+    if let Ok(duplicate) = listener.as_fd().try_clone_to_owned() {
+        let _ = socket.set(duplicate);
+    }
+    drop(socket);
+    let open = Open {
+        address,
+        listener: Some(listener),
+        left: left.clone(),
+    };
     let router = Router::new().fallback(reply).with_state(answer);
-    // Returns only when its future is dropped.
-    let _ = axum::serve(listener, router).await;
+    let over = async {
+        let _ = left.changed().await;
+        sleep(ANSWERING).await;
+    };
+    tokio::select! {
+        _ = axum::serve(open, router) => {}
+        () = over => {}
+    }
+}
+
+/// A port that closes when its Service leaves it. Axum cuts connections that it has not
+/// read from when its future is dropped; so that goes on, with nothing to accept.
+#[derive(Debug)]
+struct Open {
+    address: SocketAddr,
+    listener: Option<TcpListener>,
+    left: watch::Receiver<()>,
+}
+
+impl Listener for Open {
+    type Io = TcpStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+        if let Some(listener) = &mut self.listener {
+            tokio::select! {
+                accepted = Listener::accept(listener) => return accepted,
+                _ = self.left.changed() => self.listener = None,
+            }
+        }
+        pending().await
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.address)
+    }
 }
 
 /// Opens the port, however long it is another's.

@@ -6,6 +6,9 @@
 //! [`Exposure::follow`] is one task, which ends with its future.
 
 use std::collections::BTreeSet;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -89,10 +92,22 @@ impl Exposure {
     pub(super) fn let_go(&self) {
         self.set_gate(|gate| gate.held = false);
         self.addresses_changed();
+        // What is not listened on any more.
+        self.inherit_checks(Vec::new());
     }
 
-    /// Another process has the listeners now: closes here what it has, and the health
-    /// check node ports, which it opens.
+    /// The sockets of the health check node ports, for another process.
+    pub(super) fn lend_checks(&self) -> io::Result<Vec<(SocketAddr, OwnedFd)>> {
+        self.checks().lend()
+    }
+
+    /// Goes on with those of another process once [`Exposure::let_go`] opens them.
+    pub(super) fn inherit_checks(&self, lent: Vec<(SocketAddr, OwnedFd)>) {
+        self.checks().inherit(lent);
+    }
+
+    /// Another process has the listeners now, those of the health check node ports too:
+    /// closes here what it has.
     pub(super) fn release(&self) {
         let mut gate = self.gate();
         gate.held = true;

@@ -312,6 +312,22 @@ pub(super) fn warn_of_hazard<'a>(
     }
 }
 
+/// Names the routes of a former process that a process with fixed routes alone leaves as
+/// they are: it may not remove them.
+pub(super) fn tell_of_left(left: &BTreeSet<IpNet>, tun: &str) {
+    if left.is_empty() {
+        return;
+    }
+    let names: Vec<_> = left.iter().map(IpNet::to_string).collect();
+    warn!(
+        routes = names.join(","),
+        mend = format!("as root, for each that is not wanted: `ip route del ROUTE dev {tun}`"),
+        "the former process has set routes that stay as long as the device: with --fixed-routes \
+         this one neither sets nor removes any. What they lead to is served while a Service \
+         has it"
+    );
+}
+
 /// What there is.
 struct Routes<T> {
     table: T,

@@ -281,7 +281,9 @@ impl App {
                 _ = async { tokio::join!(exposure.completed(), first_reads) } => {}
                 ended = tasks.join_next() => return Err(why_ended(ended)),
             }
-            predecessor.take(&table, &dataplane, &node_ports).await?;
+            predecessor
+                .take(&table, &dataplane, &node_ports, &exposure)
+                .await?;
             admin_lent.set(false);
             found = routes_of(&link).await;
             if let Some((follower, ..)) = &mut follower {
@@ -292,10 +294,13 @@ impl App {
             } else {
                 // They were set with the device and are nobody's to take away.
                 found.retain(|route| !config.service_cidrs.contains(route));
+                if config.fixed_routes {
+                    routes::tell_of_left(&std::mem::take(&mut found), &bound.tun);
+                }
             }
             exposure.let_go();
             node_ports.settled().await;
-            // What is not listened on any more.
+            // What is not listened on any more, but by flows that are left.
             node_ports.inherit(Lent::default());
         }
         // What follows is one process's at a time.
@@ -345,6 +350,7 @@ impl App {
             table: Arc::clone(&table),
             dataplane: Arc::clone(&dataplane),
             node_ports: Arc::clone(&node_ports),
+            exposure: Arc::clone(&exposure),
         };
         drop(starting);
         if succeeds {

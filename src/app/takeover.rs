@@ -159,13 +159,17 @@ impl Offer {
     }
 }
 
-/// With a socket for each worker of the former process, then what the node ports lend.
+/// With a socket for each worker of the former process, then what the node ports lend,
+/// then the health checks.
 #[derive(Debug, Serialize, Deserialize)]
 struct State {
     flows: Vec<HandedFlow>,
     workers: usize,
     servers: Vec<ServerMemory>,
     node_ports: LentList,
+    /// Where health check node ports listen.
+    #[serde(default)]
+    health_checks: Vec<SocketAddr>,
 }
 
 /// Messages without anything in them.

@@ -6,9 +6,9 @@ use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -128,6 +128,7 @@ impl Dataplane {
             tcp_flows: AtomicUsize::new(0),
             memory: AtomicUsize::new(0),
             formers: AtomicUsize::new(0),
+            successor: Mutex::new(None),
             draining: AtomicBool::new(false),
             owners,
         });
@@ -291,6 +292,8 @@ impl Dataplane {
             ours.push(here);
             sockets.push(there);
         }
+        let first = ours.first().map(OwnedFd::try_clone);
+        self.shared.set_successor(first.transpose()?);
         let mut replies = Vec::new();
         let mut ours = ours.into_iter();
         self.tell_some(|| {
@@ -307,6 +310,7 @@ impl Dataplane {
 
     /// Reads the queues again.
     pub fn resume(&self) {
+        self.shared.set_successor(None);
         self.tell(|| Message::Resume);
     }
 

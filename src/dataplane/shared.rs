@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use super::flow_table::FlowKey;
 use super::stats::WorkerStats;
-use super::takeover::{Former, HandedFlow};
+use super::takeover::{Former, HandedFlow, Sent, send_ended};
 use super::view::FlowView;
 use super::{DataplaneConfig, SharedTable};
 
@@ -37,6 +37,9 @@ pub(crate) struct Shared {
     pub(crate) memory: AtomicUsize,
     /// Former processes that still have flows of this device: none or one.
     pub(crate) formers: AtomicUsize,
+    /// Where the process that reads the queues instead of this one is told of flows that
+    /// end and do not come through the TUN.
+    pub(crate) successor: Mutex<Option<OwnedFd>>,
     /// The process ends: see [`Shared::udp_timeout`].
     pub(crate) draining: AtomicBool,
     pub(crate) owners: Option<Owners>,
@@ -64,6 +67,24 @@ impl Shared {
             timeout.min(DRAINING_UDP_TIMEOUT)
         } else {
             timeout
+        }
+    }
+
+    /// Who is told of the ends of flows through listeners, if anybody.
+    pub(crate) fn set_successor(&self, socket: Option<OwnedFd>) {
+        *self
+            .successor
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = socket;
+    }
+
+    /// Tells the process that has taken over of the end of a flow through a listener.
+    /// False if it is to be tried again.
+    pub(crate) fn tell_successor(&self, key: &FlowKey) -> bool {
+        let successor = self.successor.lock();
+        match &*successor.unwrap_or_else(PoisonError::into_inner) {
+            Some(socket) => send_ended(socket, key) != Sent::Full,
+            None => false,
         }
     }
 

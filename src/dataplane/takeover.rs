@@ -8,11 +8,15 @@
 //! SYN that starts anew on a tuple whose connection is over. So which of the two has a
 //! tuple is decided in one place, and its packets are not seen in another order.
 //!
+//! Flows through listeners ([`crate::node_port`]) have no packets here. They are told all
+//! the same, and their ends by the first of the sockets, so that schedulers which count
+//! connections go on to count them.
+//!
 //! No thread: the sockets are watched by the workers ([`super::worker`]).
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -45,6 +49,9 @@ pub struct HandedFlow {
     active: bool,
     /// The former process's worker that has it.
     worker: usize,
+    /// It came to a node port, through a listener: no packet of it comes by here.
+    #[serde(default)]
+    node_port: bool,
 }
 
 /// What the former process gives away of its data plane.
@@ -60,10 +67,17 @@ pub struct Suspended {
 #[derive(Debug)]
 pub(crate) struct Former {
     /// Who has which flow, and its count on the real server.
-    flows: DashMap<FlowKey, (usize, Option<Connection>), foldhash::fast::RandomState>,
+    flows: DashMap<FlowKey, (Place, Option<Connection>), foldhash::fast::RandomState>,
     pub(crate) sockets: Vec<OwnedFd>,
     /// Sockets that are open.
     open: AtomicUsize,
+}
+
+/// Where the former process has a flow.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    worker: usize,
+    node_port: bool,
 }
 
 /// What came of sending.
@@ -103,7 +117,35 @@ impl HandedFlow {
             real_server: connection.map(|connection| connection.real_server().address),
             active,
             worker,
+            node_port: false,
         }
+    }
+
+    /// A flow through a listener, of a node port or of an address that the node has. Its
+    /// end is told like the end of others.
+    pub(crate) fn listened(
+        key: &FlowKey,
+        connection: Option<&Connection>,
+        active: bool,
+        node_port: bool,
+    ) -> Self {
+        Self {
+            node_port,
+            ..Self::new(key, connection, active, 0)
+        }
+    }
+
+    /// Its virtual server in the table.
+    fn address(&self) -> VirtualAddress {
+        let (ip, port) = (self.virtual_server.ip(), self.virtual_server.port());
+        let protocol = self.protocol;
+        // A node port's is none in particular.
+        let any: IpAddr = match ip {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let ip = if self.node_port { any } else { ip };
+        VirtualAddress { ip, port, protocol }
     }
 }
 
@@ -118,17 +160,17 @@ impl Former {
                 virtual_server: flow.virtual_server,
                 protocol: flow.protocol,
             };
-            let address = VirtualAddress {
-                ip: flow.virtual_server.ip(),
-                port: flow.virtual_server.port(),
-                protocol: flow.protocol,
-            };
-            let connection = flow
-                .real_server
-                .and_then(|real_server| shared.table.adopt(address, real_server, flow.active));
+            let connection = flow.real_server.and_then(|real_server| {
+                let table = &shared.table;
+                table.adopt(flow.address(), real_server, flow.active)
+            });
             // One that names a worker which is not there could not be sent to.
             if flow.worker < handed.sockets.len() {
-                flows.insert(key, (flow.worker, connection));
+                let place = Place {
+                    worker: flow.worker,
+                    node_port: flow.node_port,
+                };
+                flows.insert(key, (place, connection));
             }
         }
         Self {
@@ -140,7 +182,7 @@ impl Former {
 
     /// The former worker that has this flow.
     pub(crate) fn worker_of(&self, key: &FlowKey) -> Option<usize> {
-        self.flows.get(key).map(|entry| entry.0)
+        self.flows.get(key).map(|entry| entry.0.worker)
     }
 
     /// The virtual IPs of its flows.
@@ -166,7 +208,13 @@ impl Former {
     pub(crate) fn handed(&self, worker: usize) -> Vec<HandedFlow> {
         let handed = self.flows.iter();
         handed
-            .map(|entry| HandedFlow::new(entry.key(), entry.value().1.as_ref(), true, worker))
+            .map(|entry| {
+                let (place, connection) = entry.value();
+                HandedFlow {
+                    node_port: place.node_port,
+                    ..HandedFlow::new(entry.key(), connection.as_ref(), true, worker)
+                }
+            })
             .collect()
     }
 }
@@ -195,12 +243,13 @@ pub(crate) fn send_frame(socket: &OwnedFd, frame: &[u8]) -> Sent {
 }
 
 /// Tells that a flow has ended. If it is not heard, packets of the tuple come back here
-/// and are returned.
-pub(crate) fn send_ended(socket: &OwnedFd, key: &FlowKey) {
+/// and are returned; those of a flow through a listener do not, and it is told again.
+pub(crate) fn send_ended(socket: &OwnedFd, key: &FlowKey) -> Sent {
     let mut message = vec![ENDED];
     let told = (key.protocol, key.client, key.virtual_server);
-    if serde_json::to_writer(&mut message, &told).is_ok() {
-        let _ = send_frame(socket, &message);
+    match serde_json::to_writer(&mut message, &told) {
+        Ok(()) => send_frame(socket, &message),
+        Err(_) => Sent::Gone,
     }
 }
 
@@ -239,7 +288,7 @@ mod tests {
         };
         let frame = vec![7; 60_000];
         assert_eq!(send_frame(&here, &frame), Sent::Yes);
-        send_ended(&here, &key);
+        assert_eq!(send_ended(&here, &key), Sent::Yes);
         let mut room = vec![0; 70_000];
         assert!(matches!(
             receive(&there, &mut room),

@@ -123,6 +123,21 @@ impl State {
         rotating.find(|server| server.address == address)
     }
 
+    /// One that takes no new flows, while there is none that does: as with kube-proxy no
+    /// flow is stale then.
+    pub(super) fn left(&mut self, address: SocketAddr) -> Option<Arc<RealServer>> {
+        if self.common.servers().next().is_some() {
+            return None;
+        }
+        let mut left = self.draining.iter();
+        if let Some(server) = left.find(|server| server.address == address) {
+            return Some(Arc::clone(server));
+        }
+        let server = Arc::new(RealServer::new(address, 0));
+        self.draining.push(Arc::clone(&server));
+        Some(server)
+    }
+
     /// What a successor needs.
     pub(super) fn memory(
         &self,

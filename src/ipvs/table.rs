@@ -235,6 +235,21 @@ impl Table {
         }
     }
 
+    /// The virtual server whose flows come through a listener at this address: the node
+    /// port, or the address itself. None if there is no such service.
+    pub fn listened(&self, local: SocketAddr, protocol: Protocol) -> Option<Arc<VirtualServer>> {
+        let of = |address: &VirtualAddress| {
+            let entry = self.servers.get(address)?;
+            Some(Arc::clone(&entry.inside))
+        };
+        let (ip, port) = (local.ip(), local.port());
+        let family = Family::of(ip);
+        match of(&VirtualAddress::node_port(family, port, protocol)) {
+            Some(server) => Some(Arc::new(server.at(ip))),
+            None => of(&VirtualAddress { ip, port, protocol }),
+        }
+    }
+
     /// Counts a flow that another process has; none if its real server takes no new
     /// flows here.
     pub fn adopt(

@@ -177,6 +177,13 @@ impl VirtualServer {
         Some(connection)
     }
 
+    /// Counts a flow that another process had to a real server that is not served by any
+    /// more, as long as there is no other; none if there is.
+    pub fn adopt_left(&self, real_server: SocketAddr) -> Option<Connection> {
+        let left = lock(&self.shared.state).left(real_server)?;
+        Some(Connection::new(left))
+    }
+
     /// What a successor of this process needs to know of it.
     pub(super) fn memory(&self, now: Instant) -> ServerMemory {
         let state = lock(&self.shared.state);

@@ -249,7 +249,8 @@ impl NodePorts {
     }
 
     /// Goes on with what another process had: call it before [`NodePorts::set_open`]. What
-    /// this process does not listen on is closed by an empty `lent` after that.
+    /// this process does not listen on is closed by an empty `lent` after that, but for
+    /// UDP listeners of services without endpoints that have flows.
     pub fn inherit(&self, lent: Lent) {
         let mut split = lent.split(self.mailboxes.len()).into_iter();
         self.tell(|| Message::Inherit(split.next().unwrap_or_default()));

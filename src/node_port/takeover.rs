@@ -1,6 +1,6 @@
 //! What a former process gives to its successor: listeners, with whatever the kernel
 //! holds for them, and UDP flows, which are a socket each. Relayed connections stay with
-//! the process that accepted them.
+//! the process that accepted them; the successor counts them on their real servers.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -8,12 +8,15 @@ use std::os::fd::OwnedFd;
 use serde::{Deserialize, Serialize};
 
 use super::listener::ListenAddress;
+use crate::dataplane::HandedFlow;
 
 /// Listeners and UDP flows, as descriptors and what they are.
 #[derive(Debug, Default)]
 pub struct Lent {
     pub(super) listeners: Vec<(ListenAddress, OwnedFd)>,
     pub(super) flows: Vec<(LentFlow, OwnedFd)>,
+    /// Connections that stay, whose ends are told.
+    pub(super) relayed: Vec<HandedFlow>,
 }
 
 /// A UDP flow.
@@ -34,6 +37,11 @@ pub struct LentList {
 }
 
 impl Lent {
+    /// The connections that stay with the process which accepted them.
+    pub fn take_relayed(&mut self) -> Vec<HandedFlow> {
+        std::mem::take(&mut self.relayed)
+    }
+
     /// The list, and the descriptors in its order.
     pub fn into_parts(self) -> (LentList, Vec<OwnedFd>) {
         let (listeners, mut rights): (_, Vec<_>) = self.listeners.into_iter().unzip();
@@ -50,12 +58,17 @@ impl Lent {
         let mut rights = rights.into_iter();
         let listeners = list.listeners.into_iter().zip(rights.by_ref()).collect();
         let flows = list.flows.into_iter().zip(rights).collect();
-        Some(Self { listeners, flows })
+        Some(Self {
+            listeners,
+            flows,
+            relayed: Vec::new(),
+        })
     }
 
     pub(super) fn append(&mut self, mut other: Self) {
         self.listeners.append(&mut other.listeners);
         self.flows.append(&mut other.flows);
+        self.relayed.append(&mut other.relayed);
     }
 
     /// Those of one worker: all of a port are.
@@ -100,6 +113,7 @@ mod tests {
         let lent = Lent {
             listeners: vec![(listener(7), socket()), (listener(8), socket())],
             flows: vec![(flow, socket())],
+            relayed: Vec::new(),
         };
         let (list, rights) = lent.into_parts();
         assert_eq!(rights.len(), 3);

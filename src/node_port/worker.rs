@@ -106,6 +106,8 @@ pub(super) struct Worker {
     ready: Vec<u32>,
     /// Another process takes from the listeners, or is about to.
     lent: bool,
+    /// Connections that have ended and that it counts, to be told.
+    untold: Vec<FlowKey>,
     /// What another process had, until it is taken up.
     inherited: Lent,
     flows: FlowTable<Flow>,
@@ -145,6 +147,7 @@ impl Worker {
             lingering: BTreeSet::new(),
             ready: Vec::new(),
             lent: false,
+            untold: Vec::new(),
             inherited: Lent::default(),
             flows: FlowTable::default(),
             timers: Timers::default(),
@@ -196,6 +199,7 @@ impl Worker {
             for id in std::mem::take(&mut self.dirty) {
                 self.turn_of(id);
             }
+            self.tell_ends();
         }
     }
 
@@ -204,17 +208,13 @@ impl Worker {
         if !self.ready.is_empty() || !self.dirty.is_empty() {
             return Some(Duration::ZERO);
         }
-        let next = [self.timers.next(), self.next_wait(), self.account.due()]
-            .into_iter()
-            .flatten()
-            .min()?;
+        let waits = [self.timers.next(), self.next_wait(), self.account.due()];
+        let next = waits.into_iter().chain([self.next_telling()]);
+        let next = next.flatten().min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
     fn read_mailbox(&mut self) -> Mail {
-        if self.sweep.take() {
-            self.sweep();
-        }
         loop {
             match self.mailbox.try_recv() {
                 Ok(Message::Open(listen)) => self.open(listen),
@@ -234,9 +234,15 @@ impl Worker {
                     self.reset_all();
                     return Mail::Stop;
                 }
-                Err(TryRecvError::Empty) => return Mail::Read,
+                Err(TryRecvError::Empty) => break,
             }
         }
+        // Afterwards: a listener that lingers and is opened again does not close with its
+        // last flow, and what waits there is not lost.
+        if self.sweep.take() {
+            self.sweep();
+        }
+        Mail::Read
     }
 
     fn socket_ready(&mut self, id: FlowId, side: Side, event: &Event) {
@@ -437,6 +443,7 @@ impl Worker {
         }
         let listener = flow.own.listener;
         drop(flow);
+        self.relayed_ended(key);
         if !self.lingering.is_empty() {
             self.close_lingering(listener);
         }

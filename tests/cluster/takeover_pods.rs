@@ -14,7 +14,9 @@ use libtest_mimic::{Failed, Trial};
 use nix::sys::signal::Signal;
 
 use super::init::Place;
-use super::takeover::{Scene, Transfer, health_all_the_time, newcomers, pinged, some_transfers};
+use super::takeover_stage::{
+    Scene, Transfer, health_all_the_time, newcomers, pinged, some_transfers,
+};
 use super::world::{BINARY, LIMIT, Trials, joined};
 
 /// What a proxy says that has nothing more to do.

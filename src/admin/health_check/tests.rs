@@ -127,3 +127,40 @@ async fn a_port_that_is_taken_is_opened_once_it_is_free() {
     let (parts, _) = ask(port).await;
     assert_eq!(parts.status, StatusCode::OK);
 }
+
+/// Lets the tasks do what there is to do.
+async fn turns() {
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn another_process_goes_on_with_the_sockets() {
+    let (health, mut old) = open();
+    let port = free_port().await;
+    old.set(&check(port, 1));
+    ask(port).await;
+    let lent = old.lend().unwrap();
+    assert_eq!(lent.len(), 1);
+    let mut new = HealthChecks::new(health);
+    new.set(&check(port, 2));
+    new.inherit(lent);
+    // Accepted, and not asked yet.
+    let accepted = connect(port).await;
+    turns().await;
+    old.set_addresses(BTreeSet::new());
+    turns().await;
+    // Nobody accepts now, and nobody is refused.
+    let waiting = connect(port).await;
+    new.set_addresses(BTreeSet::from([LOCALHOST]));
+    let (parts, _) = exchange(waiting, "/").await.unwrap();
+    assert_eq!(parts.headers["x-load-balancing-endpoint-weight"], "2");
+    let (parts, _) = exchange(accepted, "/").await.unwrap();
+    assert_eq!(parts.headers["x-load-balancing-endpoint-weight"], "1");
+    // What is not taken up is closed with the rest.
+    old.inherit(new.lend().unwrap());
+    new.remove(&check(port, 2).service);
+    old.inherit(Vec::new());
+    refused(port).await;
+}

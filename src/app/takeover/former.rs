@@ -10,6 +10,7 @@ use tracing::info;
 
 use super::channel::{Channel, PATIENCE};
 use super::{Answer, Hello, NamedListener, Offer, PROGRAMMING, PROTOCOL, State, Word, unexpected};
+use crate::app::exposure::Exposure;
 use crate::dataplane::Dataplane;
 use crate::ipvs::Table;
 use crate::node_port::NodePorts;
@@ -27,6 +28,7 @@ pub(in crate::app) struct FormerSide {
     pub(in crate::app) table: Arc<Table>,
     pub(in crate::app) dataplane: Arc<Dataplane>,
     pub(in crate::app) node_ports: Arc<NodePorts>,
+    pub(in crate::app) exposure: Arc<Exposure>,
 }
 
 /// A new process that has got the descriptors and programs its first state.
@@ -131,18 +133,23 @@ impl FormerSide {
     }
 
     async fn give(&self, channel: &Channel) -> io::Result<()> {
-        let lent = self.node_ports.lend().await?;
-        let suspended = self.dataplane.suspend().await?;
+        let mut lent = self.node_ports.lend().await?;
+        let mut suspended = self.dataplane.suspend().await?;
+        suspended.flows.extend(lent.take_relayed());
         let (node_ports, descriptors) = lent.into_parts();
+        let checks = self.exposure.lend_checks()?;
+        let (health_checks, checks): (_, Vec<_>) = checks.into_iter().unzip();
         let state = State {
             flows: suspended.flows,
             workers: suspended.sockets.len(),
             // No flow is begun any more: this is how it stays.
             servers: self.table.memory(Instant::now()),
             node_ports,
+            health_checks,
         };
         let mut rights = suspended.sockets;
         rights.extend(descriptors);
+        rights.extend(checks);
         channel.send(&state, &rights).await?;
         drop(rights);
         match channel.receive(PATIENCE).await? {

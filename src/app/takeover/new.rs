@@ -16,6 +16,7 @@ use super::channel::{Channel, PATIENCE};
 use super::waiting::is_nobody;
 use super::{Answer, Hello, PROTOCOL, State, TakeoverError, Word, unexpected};
 use crate::admin::socket::{TAKEOVER, TAKEOVER_UPGRADE};
+use crate::app::exposure::Exposure;
 use crate::config::Config;
 use crate::dataplane::{Dataplane, Suspended};
 use crate::ipvs::Table;
@@ -153,6 +154,7 @@ impl Predecessor {
         table: &Table,
         dataplane: &Dataplane,
         node_ports: &NodePorts,
+        exposure: &Exposure,
     ) -> Result<(), TakeoverError> {
         let broken = |step| move |source| TakeoverError::Broken { step, source };
         let channel = &self.channel;
@@ -164,14 +166,15 @@ impl Predecessor {
             .receive::<State>(PATIENCE * 2)
             .await
             .map_err(broken("receiving the flows"))?;
-        if rights.len() < state.workers {
-            let source = io::Error::other("not all descriptors came");
-            return Err(broken("receiving the flows")(source));
+        let missing =
+            || broken("receiving the listeners")(io::Error::other("not all descriptors came"));
+        if rights.len() < state.workers + state.health_checks.len() {
+            return Err(missing());
         }
+        let checks = rights.split_off(rights.len() - state.health_checks.len());
         let descriptors = rights.split_off(state.workers);
-        let lent = Lent::from_parts(state.node_ports, descriptors).ok_or_else(|| {
-            broken("receiving the listeners")(io::Error::other("not all descriptors came"))
-        })?;
+        let lent = Lent::from_parts(state.node_ports, descriptors).ok_or_else(missing)?;
+        exposure.inherit_checks(state.health_checks.into_iter().zip(checks).collect());
         table.recall(&state.servers, Instant::now());
         let flows = state.flows.len();
         node_ports.inherit(lent);

@@ -380,7 +380,7 @@ impl Worker {
         if let Some(links) = &self.links
             && let Some(successor) = &links.successor
         {
-            send_ended(successor, key);
+            let _ = send_ended(successor, key);
         }
     }
 }

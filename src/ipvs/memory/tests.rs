@@ -124,6 +124,31 @@ fn clients_stay_with_their_real_server_for_the_time_they_had_left() {
 }
 
 #[test]
+fn flows_of_another_process_are_not_stale_while_nobody_serves() {
+    let gone: SocketAddr = ([10, 1, 65, 5], 443).into();
+    let new = table(SchedulerKind::Rr, &[], false);
+    let server = new
+        .listened(([10, 0, 0, 3], 443).into(), Protocol::Tcp)
+        .unwrap();
+    let first = server.adopt_left(gone).unwrap();
+    let second = server.adopt_left(gone).unwrap();
+    assert!(Arc::ptr_eq(first.real_server(), second.real_server()));
+    program(&new, &[], false);
+    assert!(!first.real_server().is_retired());
+    // Another serves, and then it is.
+    program(&new, &[6], false);
+    assert!(first.real_server().is_retired());
+    assert!(server_of(&new).adopt_left(gone).is_none());
+    // It comes back with the flows it has.
+    program(&new, &[5], false);
+    assert!(!first.real_server().is_retired());
+    let view = &server_of(&new).real_servers()[0];
+    assert_eq!((view.weight, view.inactive), (1, 2));
+    let elsewhere = new.listened(([10, 0, 0, 4], 443).into(), Protocol::Tcp);
+    assert!(elsewhere.is_none());
+}
+
+#[test]
 fn flows_of_another_process_count_for_least_connection() {
     let now = Instant::now();
     let new = table(SchedulerKind::Lc, &[5, 6], false);
