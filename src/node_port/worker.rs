@@ -416,6 +416,8 @@ impl Worker {
         }
         self.stats.opened(key.protocol);
         let started = self.now;
+        let flows = &mut self.flows;
+        self.timers.tidy(flows.len(), |id| flows.get(id).is_none());
         self.flows.insert(key, |_| {
             Flow::new(key, kind, Own { listener }, server, started)
         })
