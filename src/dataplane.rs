@@ -19,6 +19,7 @@ mod dialer;
 mod ending;
 mod flow;
 mod flow_table;
+mod flows;
 mod half_open;
 mod handle;
 mod histogram;
@@ -51,14 +52,14 @@ pub use view::FlowView;
 // What the node ports' flows have in common with those of the TUN.
 pub(crate) use access_log::{FlowRecord, start as start_access_log};
 pub(crate) use dialer::Dialer;
-pub(crate) use flow::{Conversation, Flow, retired};
-pub(crate) use flow_table::{FlowId, FlowKey, FlowTable, Found};
+pub(crate) use flow::Conversation;
+pub(crate) use flow_table::{FlowId, FlowKey, Found};
+pub(crate) use flows::Flows;
 pub(crate) use handle::answered;
 pub(crate) use local_addresses::interface_addresses;
 pub(crate) use preface::proxy_header;
 pub(crate) use shared::{Shared, Sweep};
 pub(crate) use stats::{WorkerStats, add};
-pub(crate) use timers::Timers;
 pub(crate) use udp_flow::{UdpFlow, is_icmp};
 
 use crate::ipvs::Table;

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use super::DataplaneConfig;
 use super::access_log::FlowRecord;
 use super::ending::Ending;
-use super::flow_table::{FlowId, FlowKey, FlowTable};
+use super::flow_table::{FlowId, FlowKey};
+use super::timers::Timers;
+use super::udp_flow::UdpFlow;
 use super::view::FlowView;
 use crate::ipvs::{Connection, VirtualAddress, VirtualServer};
 
@@ -22,7 +24,8 @@ pub(crate) trait Conversation {
     /// The state as `ipvsadm -Lnc` names it, and when the flow ends if nothing moves.
     fn standing(&self, config: &DataplaneConfig) -> (&'static str, Option<Instant>);
 
-    fn is_udp(&self) -> bool;
+    /// The conversation, if it is one of UDP.
+    fn udp(&self) -> Option<&UdpFlow>;
 }
 
 /// One flow and what is known about it whatever its protocol.
@@ -46,9 +49,9 @@ pub(crate) struct Flow<K: Conversation> {
     /// Bytes to and from the real server that it counts already.
     accounted: (u64, u64),
     /// Among those that are accounted for next.
-    pub(crate) unaccounted: bool,
+    pub(super) unaccounted: bool,
     /// The time of the armed timer that counts.
-    pub(crate) armed: Option<Instant>,
+    pub(super) armed: Option<Instant>,
 }
 
 impl<K: Conversation> Flow<K> {
@@ -78,6 +81,14 @@ impl<K: Conversation> Flow<K> {
         }
     }
 
+    /// Arms its timer unless an earlier one is armed.
+    pub(super) fn arm(&mut self, id: FlowId, at: Instant, timers: &mut Timers) {
+        if self.armed.is_none_or(|armed| at < armed) {
+            self.armed = Some(at);
+            timers.arm(at, id);
+        }
+    }
+
     pub(crate) fn is_retired(&self) -> bool {
         let connection = self.connection.as_ref();
         connection.is_some_and(|connection| connection.real_server().is_retired())
@@ -99,7 +110,7 @@ impl<K: Conversation> Flow<K> {
     }
 
     /// Whether it has bytes that nobody counts and nobody is going to.
-    pub(crate) fn is_unnoticed(&self) -> bool {
+    pub(super) fn is_unnoticed(&self) -> bool {
         !self.unaccounted && self.kind.bytes() != self.accounted
     }
 
@@ -148,13 +159,4 @@ impl<K: Conversation> Flow<K> {
             bytes_out,
         }
     }
-}
-
-/// UDP flows whose real server no longer serves.
-pub(crate) fn retired<K: Conversation>(flows: &mut FlowTable<Flow<K>>) -> Vec<FlowId> {
-    flows
-        .iter_mut()
-        .filter(|(_, flow)| flow.kind.is_udp() && flow.is_retired())
-        .map(|(id, _)| id)
-        .collect()
 }

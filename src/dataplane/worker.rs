@@ -23,21 +23,20 @@ use super::DataplaneConfig;
 use super::access_log::FlowRecord;
 use super::dialer::Dialer;
 use super::ending::Ending;
-use super::flow_table::{FlowId, FlowKey, FlowTable};
+use super::flow_table::{FlowId, FlowKey};
+use super::flows::Flows;
 use super::half_open::HalfOpen;
 use super::local_addresses::LocalAddresses;
 use super::shared::{Message, Shared, Sweep};
 use super::sink::TunSink;
 use super::stats::{WorkerStats, add};
-use super::timers::Timers;
-use super::view::FlowView;
 use crate::ipvs::{DropReason, Protocol, RejectReason, VirtualServer};
 use crate::netstack::{RingPool, Stack, StackConfig};
 use crate::packet::{ErrorLimiter, ErrorLimits, FragmentLimits, FragmentStore};
 use crate::tun::{MAX_FRAME_LEN, Queue};
+use flow::{Dial, Kind};
 use takeover::{LINKS, Links};
 
-mod account;
 mod change;
 mod flow;
 mod receive;
@@ -45,8 +44,6 @@ mod stray;
 mod takeover;
 mod tcp;
 mod udp;
-
-pub(super) use flow::{Dial, Flow, Kind};
 
 /// Packets taken from the queue before flows have their turn.
 const BATCH: usize = 64;
@@ -74,13 +71,9 @@ pub(super) struct Worker {
     mailbox: Receiver<Message>,
     sweep: Arc<Sweep>,
     log: SyncSender<FlowRecord>,
-    flows: FlowTable<Flow>,
-    timers: Timers,
-    dirty: Vec<FlowId>,
+    flows: Flows<Kind>,
     /// UDP flows that have been answered, the longest ago first.
     answered: VecDeque<FlowId>,
-    /// Flows with bytes that their real servers do not count yet.
-    unaccounted: Vec<FlowId>,
     stack: Stack,
     sink: TunSink,
     rings: RingPool,
@@ -149,11 +142,8 @@ impl Worker {
             mailbox: parts.mailbox,
             sweep: parts.sweep,
             log: parts.log,
-            flows: FlowTable::default(),
-            timers: Timers::default(),
-            dirty: Vec::new(),
+            flows: Flows::default(),
             answered: VecDeque::new(),
-            unaccounted: Vec::new(),
             rings: RingPool::new(keep),
             half_open: HalfOpen::default(),
             local: LocalAddresses::default(),
@@ -208,7 +198,7 @@ impl Worker {
                 self.read_queue()?;
             }
             self.look_after_timers();
-            for id in std::mem::take(&mut self.dirty) {
+            for id in self.flows.take_marked() {
                 self.turn(id);
             }
         }
@@ -216,11 +206,11 @@ impl Worker {
 
     /// How long the worker may sleep.
     fn timeout(&self) -> Option<Duration> {
-        if self.queue_ready || !self.dirty.is_empty() {
+        if self.queue_ready || self.flows.has_marked() {
             return Some(Duration::ZERO);
         }
         let housekeeping = self.has_chores().then(|| self.housekept + HOUSEKEEPING);
-        let next = [self.timers.next(), housekeeping]
+        let next = [self.flows.next_timer(), housekeeping]
             .into_iter()
             .flatten()
             .min()?;
@@ -228,7 +218,7 @@ impl Worker {
     }
 
     fn has_chores(&self) -> bool {
-        !self.fragments.is_empty() || self.flows.has_time_wait() || !self.unaccounted.is_empty()
+        !self.fragments.is_empty() || self.flows.has_time_wait() || self.flows.has_unaccounted()
     }
 
     fn read_queue(&mut self) -> io::Result<()> {
@@ -276,49 +266,23 @@ impl Worker {
             // of urgent data, more.
             let more = event.is_read_closed() || event.is_error() || event.is_priority();
             tcp.server_ready(event.is_readable() || more, event.is_writable(), more);
-            self.mark(id);
-        }
-    }
-
-    /// Asks for a turn of this flow before the worker sleeps.
-    fn mark(&mut self, id: FlowId) {
-        if let Some(flow) = self.flows.get_mut(id)
-            && !flow.dirty
-        {
-            flow.dirty = true;
-            self.dirty.push(id);
-        }
-    }
-
-    /// Arms the flow's timer unless an earlier one is armed.
-    fn arm(&mut self, id: FlowId, at: Instant) {
-        if let Some(flow) = self.flows.get_mut(id)
-            && flow.armed.is_none_or(|armed| at < armed)
-        {
-            flow.armed = Some(at);
-            self.timers.arm(at, id);
+            self.flows.mark(id);
         }
     }
 
     fn look_after_timers(&mut self) {
-        while let Some((at, id)) = self.timers.due(self.now) {
-            let Some(flow) = self.flows.get_mut(id) else {
-                continue;
-            };
-            if flow.armed != Some(at) {
-                continue;
-            }
-            flow.armed = None;
-            match &flow.kind {
-                Kind::Dialing(_) => self.dial_timer(id),
-                Kind::Tcp(_) => self.mark(id),
-                Kind::Udp(_) => self.udp_timer(id),
+        while let Some(id) = self.flows.due(self.now) {
+            match self.flows.get(id).map(|flow| &flow.kind) {
+                Some(Kind::Dialing(_)) => self.dial_timer(id),
+                Some(Kind::Tcp(_)) => self.flows.mark(id),
+                Some(Kind::Udp(_)) => self.udp_timer(id),
+                None => {}
             }
         }
         if self.has_chores() && self.now >= self.housekept + HOUSEKEEPING {
             self.housekept = self.now;
             self.flows.expire_time_wait(self.now);
-            self.account_all();
+            self.flows.account();
             for _ in 0..self.fragments.expire(self.now) {
                 self.stats.dropped(DropReason::FragmentTimeout);
             }
@@ -339,7 +303,7 @@ impl Worker {
                 Ok(Message::Used(nets, reply)) => drop(reply.send(self.used(&nets))),
                 Ok(Message::Flows(reply)) => {
                     // The asker may have gone.
-                    let _ = reply.send(self.views());
+                    let _ = reply.send(self.flows.views(Instant::now(), &self.config));
                 }
                 Ok(Message::Packet(frame)) => self.receive_own(&frame),
                 Ok(Message::Stop) | Err(TryRecvError::Disconnected) => {
@@ -364,8 +328,7 @@ impl Worker {
 
     fn reset_all(&mut self) {
         self.now = Instant::now();
-        let all: Vec<FlowId> = self.flows.iter_mut().map(|(id, _)| id).collect();
-        for id in all {
+        for id in self.flows.ids() {
             if let Some(flow) = self.flows.get_mut(id)
                 && let Kind::Tcp(tcp) = &mut flow.kind
             {
@@ -403,12 +366,8 @@ impl Worker {
             owners.of.insert(key, self.index);
         }
         self.stats.opened(key.protocol);
-        let started = self.now;
-        let flows = &mut self.flows;
-        self.timers.tidy(flows.len(), |id| flows.get(id).is_none());
-        self.flows.insert(key, |_| {
-            Flow::new(key, kind, Default::default(), server, started)
-        })
+        self.flows
+            .insert(key, kind, Default::default(), server, self.now)
     }
 
     /// Takes a flow out and logs how it ended. Its sockets close here.
@@ -451,14 +410,6 @@ impl Worker {
         drop(flow);
         // What the connection's rings hold is the pool's now, unless it let go of it.
         self.shared.account(held + before, self.rings.touched());
-    }
-
-    fn views(&mut self) -> Vec<FlowView> {
-        let (now, config) = (Instant::now(), &self.config);
-        self.flows
-            .iter_mut()
-            .map(|(_, flow)| flow.view(now, config))
-            .collect()
     }
 }
 

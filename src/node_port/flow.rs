@@ -5,10 +5,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::relay::{Leg, Relay};
-use crate::dataplane::{self, Conversation, DataplaneConfig, KernelSocket, UdpFlow};
-
-/// One flow through a listener.
-pub(super) type Flow = dataplane::Flow<Kind>;
+use crate::dataplane::{Conversation, DataplaneConfig, KernelSocket, UdpFlow};
 
 /// What only flows through listeners have.
 #[derive(Debug)]
@@ -62,7 +59,10 @@ impl Conversation for Kind {
         }
     }
 
-    fn is_udp(&self) -> bool {
-        matches!(self, Self::Udp { .. })
+    fn udp(&self) -> Option<&UdpFlow> {
+        match self {
+            Self::Udp { flow, .. } => Some(flow),
+            Self::Dialing(_) | Self::Tcp(_) => None,
+        }
     }
 }

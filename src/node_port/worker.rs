@@ -18,7 +18,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
 use tokio::sync::oneshot;
 
-use super::flow::{Flow, Kind, Own};
+use super::flow::{Kind, Own};
 use super::listener::{Listen, ListenAddress, Listener};
 use super::own_addresses::OwnAddresses;
 use super::pipe::Pipes;
@@ -27,13 +27,12 @@ use super::takeover::Lent;
 use super::token::{MAILBOX, Owner};
 use super::unreachable::{RawSockets, Told, Unreachables};
 use crate::dataplane::{
-    DataplaneConfig, Dialer, Ending, FlowId, FlowKey, FlowRecord, FlowTable, FlowView, Shared,
-    Sweep, Timers, WorkerStats, add,
+    DataplaneConfig, Dialer, Ending, FlowId, FlowKey, FlowRecord, FlowView, Flows, Shared, Sweep,
+    WorkerStats, add,
 };
 use crate::ipvs::{DropReason, EchoVerdict, Protocol, RejectReason, Verdict, VirtualServer};
 use crate::packet::Unreachable;
 
-mod account;
 mod change;
 mod listeners;
 mod takeover;
@@ -42,6 +41,9 @@ mod udp;
 
 /// Readiness events taken at a time.
 const EVENTS: usize = 256;
+
+/// Between two counts of the bytes of open flows.
+const ACCOUNT: Duration = Duration::from_secs(1);
 
 /// What a worker can be told.
 #[derive(Debug)]
@@ -110,10 +112,9 @@ pub(super) struct Worker {
     untold: Vec<FlowKey>,
     /// What another process had, until it is taken up.
     inherited: Lent,
-    flows: FlowTable<Flow>,
-    timers: Timers,
-    dirty: Vec<FlowId>,
-    account: account::Account,
+    flows: Flows<Kind>,
+    /// When bytes of open flows were counted last.
+    accounted: Instant,
     pipes: Pipes,
     dialer: Dialer,
     own: OwnAddresses,
@@ -131,6 +132,7 @@ enum Mail {
 
 impl Worker {
     pub(super) fn new(parts: Parts) -> Self {
+        let now = Instant::now();
         Self {
             dialer: Dialer::new(parts.shared.config.masquerade.clone()),
             config: Arc::clone(&parts.shared.config),
@@ -149,15 +151,13 @@ impl Worker {
             lent: false,
             untold: Vec::new(),
             inherited: Lent::default(),
-            flows: FlowTable::default(),
-            timers: Timers::default(),
-            dirty: Vec::new(),
-            account: account::Account::default(),
+            flows: Flows::default(),
+            accounted: now,
             pipes: Pipes::default(),
             own: OwnAddresses::default(),
             unreachables: Unreachables::new(parts.raw),
             datagram: vec![0; udp::MAX_PAYLOAD].into_boxed_slice(),
-            now: Instant::now(),
+            now,
         }
     }
 
@@ -196,7 +196,7 @@ impl Worker {
             }
             self.look_after_timers();
             self.account_when_due();
-            for id in std::mem::take(&mut self.dirty) {
+            for id in self.flows.take_marked() {
                 self.turn_of(id);
             }
             self.tell_ends();
@@ -205,10 +205,14 @@ impl Worker {
 
     /// How long the worker may sleep.
     fn timeout(&self) -> Option<Duration> {
-        if !self.ready.is_empty() || !self.dirty.is_empty() {
+        if !self.ready.is_empty() || self.flows.has_marked() {
             return Some(Duration::ZERO);
         }
-        let waits = [self.timers.next(), self.next_wait(), self.account.due()];
+        let waits = [
+            self.flows.next_timer(),
+            self.next_wait(),
+            self.next_account(),
+        ];
         let next = waits.into_iter().chain([self.next_telling()]);
         let next = next.flatten().min()?;
         Some(next.saturating_duration_since(Instant::now()))
@@ -228,7 +232,9 @@ impl Worker {
                 Ok(Message::Addresses) => self.own.forget(),
                 Ok(Message::Configure(config)) => self.configure(config),
                 // The askers may have gone.
-                Ok(Message::Flows(reply)) => drop(reply.send(self.views())),
+                Ok(Message::Flows(reply)) => {
+                    drop(reply.send(self.flows.views(Instant::now(), &self.config)))
+                }
                 Ok(Message::Settled(reply)) => drop(reply.send(())),
                 Ok(Message::Stop) | Err(TryRecvError::Disconnected) => {
                     self.reset_all();
@@ -268,7 +274,7 @@ impl Worker {
             },
             Kind::Tcp(relay) => {
                 relay.ready(side, readiness);
-                self.mark(id);
+                self.flows.mark(id);
             }
             Kind::Udp { .. } => self.udp_ready(id),
         }
@@ -286,47 +292,34 @@ impl Worker {
         }
     }
 
-    /// Asks for a turn of this flow before the worker sleeps.
-    fn mark(&mut self, id: FlowId) {
-        if let Some(flow) = self.flows.get_mut(id)
-            && !flow.dirty
-        {
-            flow.dirty = true;
-            self.dirty.push(id);
-        }
-    }
-
-    /// Arms the flow's timer unless an earlier one is armed.
-    fn arm(&mut self, id: FlowId, at: Instant) {
-        if let Some(flow) = self.flows.get_mut(id)
-            && flow.armed.is_none_or(|armed| at < armed)
-        {
-            flow.armed = Some(at);
-            self.timers.arm(at, id);
-        }
-    }
-
     fn look_after_timers(&mut self) {
-        while let Some((at, id)) = self.timers.due(self.now) {
-            let Some(flow) = self.flows.get_mut(id) else {
-                continue;
-            };
-            if flow.armed != Some(at) {
-                continue;
+        while let Some(id) = self.flows.due(self.now) {
+            match self.flows.get(id).map(|flow| &flow.kind) {
+                Some(Kind::Dialing(_)) => self.dial_timer(id),
+                Some(Kind::Tcp(_)) => self.flows.mark(id),
+                Some(Kind::Udp { .. }) => self.udp_timer(id),
+                None => {}
             }
-            flow.armed = None;
-            match &flow.kind {
-                Kind::Dialing(_) => self.dial_timer(id),
-                Kind::Tcp(_) => self.mark(id),
-                Kind::Udp { .. } => self.udp_timer(id),
-            }
+        }
+    }
+
+    /// When bytes of open flows are to be counted next.
+    fn next_account(&self) -> Option<Instant> {
+        self.flows
+            .has_unaccounted()
+            .then(|| self.accounted + ACCOUNT)
+    }
+
+    fn account_when_due(&mut self) {
+        if self.next_account().is_some_and(|due| self.now >= due) {
+            self.accounted = self.now;
+            self.flows.account();
         }
     }
 
     fn reset_all(&mut self) {
         self.now = Instant::now();
-        let all: Vec<FlowId> = self.flows.iter_mut().map(|(id, _)| id).collect();
-        for id in all {
+        for id in self.flows.ids() {
             if let Some(flow) = self.flows.get_mut(id) {
                 match &mut flow.kind {
                     Kind::Tcp(relay) => relay.abort(),
@@ -415,12 +408,8 @@ impl Worker {
             self.shared.tcp_flows.fetch_add(1, Ordering::Relaxed);
         }
         self.stats.opened(key.protocol);
-        let started = self.now;
-        let flows = &mut self.flows;
-        self.timers.tidy(flows.len(), |id| flows.get(id).is_none());
-        self.flows.insert(key, |_| {
-            Flow::new(key, kind, Own { listener }, server, started)
-        })
+        self.flows
+            .insert(key, kind, Own { listener }, server, self.now)
     }
 
     /// Takes a flow out and logs how it ended. Its sockets close here.
@@ -471,14 +460,6 @@ impl Worker {
 
     fn watch(&self, fd: &impl AsRawFd, owner: Owner, interest: Interest) -> io::Result<()> {
         register(&self.poll, fd, owner, interest)
-    }
-
-    fn views(&mut self) -> Vec<FlowView> {
-        let (now, config) = (Instant::now(), &self.config);
-        self.flows
-            .iter_mut()
-            .map(|(_, flow)| flow.view(now, config))
-            .collect()
     }
 
     fn discard(&self, reason: DropReason) {

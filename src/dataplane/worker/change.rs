@@ -11,8 +11,6 @@ use super::Worker;
 use crate::dataplane::DataplaneConfig;
 use crate::dataplane::dialer::Dialer;
 use crate::dataplane::ending::Ending;
-use crate::dataplane::flow::retired;
-use crate::dataplane::flow_table::FlowId;
 
 impl Worker {
     /// Follows other settings from now on. Every flow has a look at its time.
@@ -22,11 +20,16 @@ impl Worker {
         }
         self.config = config;
         self.now = Instant::now();
-        let all: Vec<FlowId> = self.flows.iter_mut().map(|(id, _)| id).collect();
-        for id in all {
-            self.mark(id);
-            self.udp_timer(id);
+        let timeout = self.shared.udp_timeout(&self.config);
+        for id in self.flows.reconsider(timeout, self.now) {
+            self.finish(id, Ending::Idle);
         }
+    }
+
+    /// The process ends: UDP flows that are silent are over sooner.
+    pub(super) fn hasten_udp(&mut self) {
+        let timeout = self.shared.udp_timeout(&self.config);
+        self.flows.hasten_udp(timeout);
     }
 
     /// The virtual IPs in these networks that have open flows, a former process's too.
@@ -40,7 +43,7 @@ impl Worker {
 
     /// Ends UDP flows whose real server no longer serves.
     pub(super) fn sweep(&mut self) {
-        for id in retired(&mut self.flows) {
+        for id in self.flows.retired() {
             self.finish(id, Ending::EndpointRemoved);
         }
     }

@@ -9,18 +9,15 @@ use crate::dataplane::server_socket::KernelSocket;
 use crate::dataplane::tcp_flow::TcpFlow;
 use crate::dataplane::udp_flow::UdpFlow;
 
-/// One flow of the TUN.
-pub(in crate::dataplane) type Flow = crate::dataplane::flow::Flow<Kind>;
-
 /// What only flows of the TUN have.
 #[derive(Debug, Default)]
-pub(in crate::dataplane) struct Own {
+pub(super) struct Own {
     /// Counted by [`HalfOpen`](crate::dataplane::half_open::HalfOpen).
-    pub(in crate::dataplane) half_open: bool,
+    pub(super) half_open: bool,
 }
 
 #[derive(Debug)]
-pub(in crate::dataplane) enum Kind {
+pub(super) enum Kind {
     /// A SYN waits for a real server.
     Dialing(Dial),
     Tcp(Box<TcpFlow<KernelSocket>>),
@@ -29,16 +26,16 @@ pub(in crate::dataplane) enum Kind {
 
 /// A connection that is being opened: the SYN as it came and nothing else.
 #[derive(Debug)]
-pub(in crate::dataplane) struct Dial {
-    pub(in crate::dataplane) syn: Box<[u8]>,
-    pub(in crate::dataplane) sequence: u32,
-    pub(in crate::dataplane) max_segment_size: Option<u16>,
-    pub(in crate::dataplane) socket: Option<KernelSocket>,
-    pub(in crate::dataplane) deadline: Instant,
-    pub(in crate::dataplane) tried: Vec<SocketAddr>,
+pub(super) struct Dial {
+    pub(super) syn: Box<[u8]>,
+    pub(super) sequence: u32,
+    pub(super) max_segment_size: Option<u16>,
+    pub(super) socket: Option<KernelSocket>,
+    pub(super) deadline: Instant,
+    pub(super) tried: Vec<SocketAddr>,
     /// Some real server said no, as opposed to nothing.
-    pub(in crate::dataplane) refused: bool,
-    pub(in crate::dataplane) unreachable: bool,
+    pub(super) refused: bool,
+    pub(super) unreachable: bool,
 }
 
 impl Conversation for Kind {
@@ -63,7 +60,10 @@ impl Conversation for Kind {
         }
     }
 
-    fn is_udp(&self) -> bool {
-        matches!(self, Self::Udp(_))
+    fn udp(&self) -> Option<&UdpFlow> {
+        match self {
+            Self::Udp(udp) => Some(udp),
+            Self::Dialing(_) | Self::Tcp(_) => None,
+        }
     }
 }

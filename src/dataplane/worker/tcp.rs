@@ -170,7 +170,7 @@ impl Worker {
                     {
                         let deadline = dial.deadline;
                         dial.socket = Some(socket);
-                        self.arm(id, deadline);
+                        self.flows.arm(id, deadline);
                     }
                     return;
                 }
@@ -253,7 +253,7 @@ impl Worker {
         };
         let deadline = dial.deadline;
         if self.now < deadline {
-            return self.arm(id, deadline);
+            return self.flows.arm(id, deadline);
         }
         self.attempt_failed(id, &io::ErrorKind::TimedOut.into());
         self.dial(id);
@@ -350,7 +350,7 @@ impl Worker {
                     tcp.set_preface(header);
                 }
                 flow.kind = Kind::Tcp(Box::new(tcp));
-                self.mark(id);
+                self.flows.mark(id);
             }
             Err(fault) => self.fault(id, &fault),
         }
@@ -408,7 +408,7 @@ impl Worker {
             &mut self.sink,
         );
         match taken {
-            Ok(Ingest::Taken) => self.mark(id),
+            Ok(Ingest::Taken) => self.flows.mark(id),
             Ok(Ingest::WindowOverrun) => self.discard(DropReason::WindowOverrun),
             Err(fault) => self.fault(id, &fault),
         }
@@ -446,10 +446,10 @@ impl Worker {
             Progress::Ended(ending) => return self.finish(id, ending),
             Progress::More => None,
         };
-        self.notice_bytes(id);
+        self.flows.notice_bytes(id);
         match deadline {
-            Some(at) => self.arm(id, at),
-            None => self.mark(id),
+            Some(at) => self.flows.arm(id, at),
+            None => self.flows.mark(id),
         }
     }
 

@@ -8,8 +8,9 @@ use mio::unix::SourceFd;
 use mio::{Interest, Token};
 
 use super::receive::Arrival;
-use super::{Flow, Kind, Worker};
+use super::{Kind, Worker};
 use crate::dataplane::ending::Ending;
+use crate::dataplane::flow::Conversation;
 use crate::dataplane::flow_table::{FlowId, FlowKey, Found};
 use crate::dataplane::stats::add;
 use crate::dataplane::udp_flow::{UdpFlow, is_icmp};
@@ -153,7 +154,7 @@ impl Worker {
             self.finish(id, Ending::Fault);
             return None;
         }
-        self.arm(id, deadline);
+        self.flows.arm(id, deadline);
         Some(id)
     }
 
@@ -183,7 +184,7 @@ impl Worker {
                 self.discard(DropReason::QueueFull);
             }
         }
-        self.notice_bytes(id);
+        self.flows.notice_bytes(id);
     }
 
     fn refuse_datagram(&mut self, packet: &IpPacket<'_>, verdict: &Verdict) {
@@ -216,10 +217,10 @@ impl Worker {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // Nothing more, or an error that the next datagram meets again.
-                Err(_) => return self.notice_bytes(id),
+                Err(_) => return self.flows.notice_bytes(id),
             }
         }
-        self.notice_bytes(id);
+        self.flows.notice_bytes(id);
         // The budget is spent, and epoll tells only of what is new.
         self.udp_again(id);
     }
@@ -258,8 +259,8 @@ impl Worker {
 
     /// Remembers that a flow has got its first reply.
     fn note_reply(&mut self, id: FlowId) {
-        let is_first = |flow: &Flow| matches!(&flow.kind, Kind::Udp(udp) if udp.is_first_reply());
-        if !self.flows.get(id).is_some_and(is_first) {
+        let udp = self.flows.get(id).and_then(|flow| flow.kind.udp());
+        if !udp.is_some_and(UdpFlow::is_first_reply) {
             return;
         }
         while let Some(oldest) = self.answered.front()
@@ -348,33 +349,10 @@ impl Worker {
         }
     }
 
-    /// Arms the timers of all flows again: their time has become shorter.
-    pub(super) fn hasten_udp(&mut self) {
-        let timeout = self.shared.udp_timeout(&self.config);
-        let deadline = |flow: &Flow| match &flow.kind {
-            Kind::Udp(udp) => Some(udp.deadline(timeout)),
-            Kind::Tcp(_) | Kind::Dialing(_) => None,
-        };
-        let flows = self.flows.iter_mut();
-        let deadlines: Vec<_> = flows
-            .filter_map(|(id, flow)| Some((id, deadline(flow)?)))
-            .collect();
-        for (id, at) in deadlines {
-            self.arm(id, at);
-        }
-    }
-
     pub(super) fn udp_timer(&mut self, id: FlowId) {
         let timeout = self.shared.udp_timeout(&self.config);
-        let Some(flow) = self.flows.get_mut(id) else {
-            return;
-        };
-        let Kind::Udp(udp) = &flow.kind else { return };
-        let deadline = udp.deadline(timeout);
-        if self.now >= deadline {
+        if self.flows.is_silent(id, timeout, self.now) {
             self.finish(id, Ending::Idle);
-        } else {
-            self.arm(id, deadline);
         }
     }
 }

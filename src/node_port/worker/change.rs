@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Worker;
-use crate::dataplane::{DataplaneConfig, Dialer, Ending, FlowId, retired};
+use crate::dataplane::{DataplaneConfig, Dialer, Ending};
 
 impl Worker {
     /// Follows other settings from now on. Every flow has a look at its time.
@@ -14,16 +14,21 @@ impl Worker {
         }
         self.config = config;
         self.now = Instant::now();
-        let all: Vec<FlowId> = self.flows.iter_mut().map(|(id, _)| id).collect();
-        for id in all {
-            self.mark(id);
-            self.udp_timer(id);
+        let timeout = self.shared.udp_timeout(&self.config);
+        for id in self.flows.reconsider(timeout, self.now) {
+            self.finish(id, Ending::Idle);
         }
+    }
+
+    /// The process ends: UDP flows that are silent are over sooner.
+    pub(super) fn hasten_udp(&mut self) {
+        let timeout = self.shared.udp_timeout(&self.config);
+        self.flows.hasten_udp(timeout);
     }
 
     /// Ends UDP flows whose real server no longer serves.
     pub(super) fn sweep(&mut self) {
-        for id in retired(&mut self.flows) {
+        for id in self.flows.retired() {
             self.finish(id, Ending::EndpointRemoved);
         }
     }

@@ -165,7 +165,7 @@ impl Worker {
                         && let Kind::Dialing(dial) = &mut flow.kind
                     {
                         dial.socket = Some(socket);
-                        self.arm(id, deadline);
+                        self.flows.arm(id, deadline);
                     }
                     return;
                 }
@@ -197,7 +197,7 @@ impl Worker {
         dial.starved = true;
         dial.deadline = now + STARVED;
         let deadline = dial.deadline;
-        self.arm(id, deadline);
+        self.flows.arm(id, deadline);
     }
 
     /// Remembers how an attempt failed. The caller tries the next.
@@ -238,7 +238,7 @@ impl Worker {
         };
         let deadline = dial.deadline;
         if self.now < deadline {
-            return self.arm(id, deadline);
+            return self.flows.arm(id, deadline);
         }
         if std::mem::take(&mut dial.starved) {
             return self.dial(id);
@@ -313,7 +313,7 @@ impl Worker {
             .and_then(|version| proxy_header(version, flow.key.client, flow.key.virtual_server))
             .unwrap_or_default();
         flow.kind = Kind::Tcp(Box::new(Relay::new(client, socket, preface, now)));
-        self.mark(id);
+        self.flows.mark(id);
     }
 
     /// Lets a flow move bytes.
@@ -336,13 +336,13 @@ impl Worker {
             connection.closing();
         }
         let deadline = relay.deadline(&timeouts);
-        self.notice_bytes(id);
+        self.flows.notice_bytes(id);
         match progress {
             Progress::Ended(ending) => self.finish(id, ending),
-            Progress::More => self.mark(id),
+            Progress::More => self.flows.mark(id),
             Progress::Waiting => {
                 if let Some(at) = deadline {
-                    self.arm(id, at);
+                    self.flows.arm(id, at);
                 }
             }
         }

@@ -14,7 +14,7 @@ use mio::Interest;
 use super::Worker;
 use crate::dataplane::{Ending, FlowId, FlowKey, Found, UdpFlow, add, is_icmp};
 use crate::ipvs::{Connection, DropReason, Protocol, RejectReason, Verdict};
-use crate::node_port::flow::{Flow, Kind};
+use crate::node_port::flow::Kind;
 use crate::node_port::listener::State;
 use crate::node_port::relay::Side;
 use crate::node_port::token::Owner;
@@ -98,7 +98,7 @@ impl Worker {
                 self.discard(DropReason::QueueFull);
             }
         }
-        self.notice_bytes(id);
+        self.flows.notice_bytes(id);
     }
 
     /// An ICMP error of the real server has come back.
@@ -199,7 +199,7 @@ impl Worker {
             self.finish(id, Ending::Fault);
             return None;
         }
-        self.arm(id, deadline);
+        self.flows.arm(id, deadline);
         Some(id)
     }
 
@@ -208,10 +208,10 @@ impl Worker {
         let mut datagram = std::mem::take(&mut self.datagram);
         let drained = self.pass_to_client(id, &mut datagram);
         self.datagram = datagram;
-        self.notice_bytes(id);
+        self.flows.notice_bytes(id);
         if !drained {
             // The budget is spent, and epoll tells only of what is new.
-            self.mark(id);
+            self.flows.mark(id);
         }
     }
 
@@ -248,35 +248,10 @@ impl Worker {
         false
     }
 
-    /// Arms the timers of all flows again: their time has become shorter.
-    pub(super) fn hasten_udp(&mut self) {
-        let timeout = self.shared.udp_timeout(&self.config);
-        let deadline = |flow: &Flow| match &flow.kind {
-            Kind::Udp { flow, .. } => Some(flow.deadline(timeout)),
-            Kind::Tcp(_) | Kind::Dialing(_) => None,
-        };
-        let flows = self.flows.iter_mut();
-        let deadlines: Vec<_> = flows
-            .filter_map(|(id, flow)| Some((id, deadline(flow)?)))
-            .collect();
-        for (id, at) in deadlines {
-            self.arm(id, at);
-        }
-    }
-
     pub(super) fn udp_timer(&mut self, id: FlowId) {
         let timeout = self.shared.udp_timeout(&self.config);
-        let Some(flow) = self.flows.get_mut(id) else {
-            return;
-        };
-        let Kind::Udp { flow: udp, .. } = &flow.kind else {
-            return;
-        };
-        let deadline = udp.deadline(timeout);
-        if self.now >= deadline {
+        if self.flows.is_silent(id, timeout, self.now) {
             self.finish(id, Ending::Idle);
-        } else {
-            self.arm(id, deadline);
         }
     }
 }
