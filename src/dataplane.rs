@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod access_log;
+mod dial;
 mod dial_failure;
 mod dialer;
 mod ending;
@@ -51,6 +52,7 @@ pub use view::FlowView;
 
 // What the node ports' flows have in common with those of the TUN.
 pub(crate) use access_log::{FlowRecord, start as start_access_log};
+pub(crate) use dial::{Dial, Outcome, Tried};
 pub(crate) use dialer::Dialer;
 pub(crate) use flow::Conversation;
 pub(crate) use flow_table::{FlowId, FlowKey, Found};

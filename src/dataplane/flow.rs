@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::DataplaneConfig;
 use super::access_log::FlowRecord;
+use super::dial::Dial;
 use super::ending::Ending;
 use super::flow_table::{FlowId, FlowKey};
 use super::timers::Timers;
@@ -23,6 +24,9 @@ pub(crate) trait Conversation {
 
     /// The state as `ipvsadm -Lnc` names it, and when the flow ends if nothing moves.
     fn standing(&self, config: &DataplaneConfig) -> (&'static str, Option<Instant>);
+
+    /// The connection to a real server that is being opened, if that is where it stands.
+    fn dial(&mut self) -> Option<&mut Dial>;
 
     /// The conversation, if it is one of UDP.
     fn udp(&self) -> Option<&UdpFlow>;

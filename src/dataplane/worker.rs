@@ -34,7 +34,7 @@ use crate::ipvs::{DropReason, Protocol, RejectReason, VirtualServer};
 use crate::netstack::{RingPool, Stack, StackConfig};
 use crate::packet::{ErrorLimiter, ErrorLimits, FragmentLimits, FragmentStore};
 use crate::tun::{MAX_FRAME_LEN, Queue};
-use flow::{Dial, Kind};
+use flow::{Dialing, Kind};
 use takeover::{LINKS, Links};
 
 mod change;

@@ -1,11 +1,11 @@
 //! What carries the flows of listeners.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::rc::Rc;
 use std::time::Instant;
 
 use super::relay::{Leg, Relay};
-use crate::dataplane::{Conversation, DataplaneConfig, KernelSocket, UdpFlow};
+use crate::dataplane::{Conversation, DataplaneConfig, Dial, UdpFlow};
 
 /// What only flows through listeners have.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub(super) struct Own {
 #[derive(Debug)]
 pub(super) enum Kind {
     /// An accepted connection waits for a real server.
-    Dialing(Dial),
+    Dialing(Dialing),
     Tcp(Box<Relay>),
     Udp {
         flow: UdpFlow,
@@ -29,13 +29,9 @@ pub(super) enum Kind {
 /// A connection to a real server that is being opened. Nothing of what the client
 /// sends is read before it is.
 #[derive(Debug)]
-pub(super) struct Dial {
+pub(super) struct Dialing {
     pub(super) client: Option<Leg>,
-    pub(super) socket: Option<KernelSocket>,
-    pub(super) deadline: Instant,
-    pub(super) tried: Vec<SocketAddr>,
-    /// Some real server said no, as opposed to nothing.
-    pub(super) refused: bool,
+    pub(super) dial: Dial,
     /// There was no descriptor for an attempt, which is made again.
     pub(super) starved: bool,
 }
@@ -53,9 +49,16 @@ impl Conversation for Kind {
 
     fn standing(&self, config: &DataplaneConfig) -> (&'static str, Option<Instant>) {
         match self {
-            Self::Dialing(dial) => ("SYN_RECV", Some(dial.deadline)),
+            Self::Dialing(dialing) => ("SYN_RECV", Some(dialing.dial.deadline)),
             Self::Udp { flow, .. } => ("UDP", Some(flow.deadline(config.udp_timeout))),
             Self::Tcp(relay) => (relay.state_name(), relay.deadline(&config.tcp_timeouts)),
+        }
+    }
+
+    fn dial(&mut self) -> Option<&mut Dial> {
+        match self {
+            Self::Dialing(dialing) => Some(&mut dialing.dial),
+            Self::Tcp(_) | Self::Udp { .. } => None,
         }
     }
 

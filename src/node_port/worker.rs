@@ -261,10 +261,10 @@ impl Worker {
             failed: event.is_error(),
         };
         match &mut flow.kind {
-            Kind::Dialing(dial) => match side {
+            Kind::Dialing(dialing) => match side {
                 Side::Server => self.dial_ready(id),
                 Side::Client => {
-                    if let Some(client) = &mut dial.client {
+                    if let Some(client) = &mut dialing.client {
                         client.ready(readiness);
                         if client.has_failed() {
                             self.finish(id, Ending::Abandoned);
@@ -323,8 +323,8 @@ impl Worker {
             if let Some(flow) = self.flows.get_mut(id) {
                 match &mut flow.kind {
                     Kind::Tcp(relay) => relay.abort(),
-                    Kind::Dialing(dial) => {
-                        if let Some(client) = &mut dial.client {
+                    Kind::Dialing(dialing) => {
+                        if let Some(client) = &mut dialing.client {
                             client.reset_on_close();
                         }
                     }
@@ -437,24 +437,6 @@ impl Worker {
         self.relayed_ended(key);
         if !self.lingering.is_empty() {
             self.close_lingering(listener);
-        }
-    }
-
-    /// A real server could not be connected to. The caller tries the next.
-    fn attempt_failed(&mut self, id: FlowId, error: &io::Error) {
-        let Some(flow) = self.flows.get_mut(id) else {
-            return;
-        };
-        if let Some(connection) = &flow.connection {
-            self.stats.attempt_failed(error);
-            flow.server.attempt_failed(connection.real_server());
-            tracing::debug!(
-                service = %flow.server.service,
-                real_server = %connection.real_server().address,
-                client = %flow.key.client,
-                %error,
-                "could not connect to a real server"
-            );
         }
     }
 

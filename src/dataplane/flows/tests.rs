@@ -1,6 +1,7 @@
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
 use super::*;
+use crate::dataplane::dial::Dial;
 use crate::dataplane::flow_table::tests::key;
 use crate::dataplane::udp_flow::UdpFlow;
 use crate::ipvs::{Connection, Protocol, SchedulerKind, ServicePortName, Table};
@@ -28,6 +29,10 @@ impl Conversation for Kind {
 
     fn standing(&self, _: &DataplaneConfig) -> (&'static str, Option<Instant>) {
         ("NONE", None)
+    }
+
+    fn dial(&mut self) -> Option<&mut Dial> {
+        None
     }
 
     fn udp(&self) -> Option<&UdpFlow> {

@@ -1,9 +1,9 @@
 //! What carries the flows of the TUN.
 
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use crate::dataplane::DataplaneConfig;
+use crate::dataplane::dial::Dial;
 use crate::dataplane::flow::Conversation;
 use crate::dataplane::server_socket::KernelSocket;
 use crate::dataplane::tcp_flow::TcpFlow;
@@ -19,23 +19,18 @@ pub(super) struct Own {
 #[derive(Debug)]
 pub(super) enum Kind {
     /// A SYN waits for a real server.
-    Dialing(Dial),
+    Dialing(Dialing),
     Tcp(Box<TcpFlow<KernelSocket>>),
     Udp(UdpFlow),
 }
 
 /// A connection that is being opened: the SYN as it came and nothing else.
 #[derive(Debug)]
-pub(super) struct Dial {
+pub(super) struct Dialing {
     pub(super) syn: Box<[u8]>,
     pub(super) sequence: u32,
     pub(super) max_segment_size: Option<u16>,
-    pub(super) socket: Option<KernelSocket>,
-    pub(super) deadline: Instant,
-    pub(super) tried: Vec<SocketAddr>,
-    /// Some real server said no, as opposed to nothing.
-    pub(super) refused: bool,
-    pub(super) unreachable: bool,
+    pub(super) dial: Dial,
 }
 
 impl Conversation for Kind {
@@ -51,12 +46,19 @@ impl Conversation for Kind {
 
     fn standing(&self, config: &DataplaneConfig) -> (&'static str, Option<Instant>) {
         match self {
-            Self::Dialing(dial) => ("SYN_RECV", Some(dial.deadline)),
+            Self::Dialing(dialing) => ("SYN_RECV", Some(dialing.dial.deadline)),
             Self::Udp(udp) => ("UDP", Some(udp.deadline(config.udp_timeout))),
             Self::Tcp(tcp) => {
                 let idle = config.tcp_timeouts.idle;
                 (tcp.state_name(), idle.map(|idle| tcp.last_active() + idle))
             }
+        }
+    }
+
+    fn dial(&mut self) -> Option<&mut Dial> {
+        match self {
+            Self::Dialing(dialing) => Some(&mut dialing.dial),
+            Self::Tcp(_) | Self::Udp(_) => None,
         }
     }
 

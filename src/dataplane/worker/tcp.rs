@@ -11,16 +11,14 @@ use mio::unix::SourceFd;
 use mio::{Interest, Token};
 
 use super::receive::Arrival;
-use super::{Dial, Kind, Worker};
+use super::{Dialing, Kind, Worker};
+use crate::dataplane::dial::{Dial, Outcome};
 use crate::dataplane::ending::Ending;
 use crate::dataplane::flow_table::{FlowId, FlowKey, Found};
 use crate::dataplane::preface::proxy_header;
 use crate::dataplane::server_socket::KernelSocket;
-use crate::dataplane::stats::add;
 use crate::dataplane::tcp_flow::{Progress, TcpFlow};
-use crate::ipvs::{
-    Connection, DropReason, EchoVerdict, Protocol, RejectReason, Verdict, VirtualAddress,
-};
+use crate::ipvs::{DropReason, EchoVerdict, Protocol, RejectReason, Verdict, VirtualAddress};
 use crate::netstack::{Fault, Ingest, RingSize};
 use crate::packet::{IpPacket, TcpSegment, Unreachable};
 
@@ -64,7 +62,7 @@ impl Worker {
     /// True when a SYN repeats the one that the flow began with.
     fn repeats(&mut self, id: FlowId, sequence: u32) -> bool {
         match self.flows.get_mut(id).map(|flow| &flow.kind) {
-            Some(Kind::Dialing(dial)) => dial.sequence == sequence,
+            Some(Kind::Dialing(dialing)) => dialing.sequence == sequence,
             Some(Kind::Tcp(tcp)) => tcp.endpoint().initial_sequence() == sequence,
             Some(Kind::Udp(_)) | None => false,
         }
@@ -103,17 +101,13 @@ impl Worker {
         if !self.half_open.enter(key.client.ip()) {
             return self.discard(DropReason::HalfOpenLimit);
         }
-        let dial = Dial {
+        let dialing = Dialing {
             syn: packet.bytes.into(),
             sequence: segment.seq,
             max_segment_size: segment.max_segment_size(),
-            socket: None,
-            deadline: self.now,
-            tried: Vec::new(),
-            refused: false,
-            unreachable: false,
+            dial: Dial::new(self.now),
         };
-        let id = self.insert(*key, server, Kind::Dialing(dial));
+        let id = self.insert(*key, server, Kind::Dialing(dialing));
         if let Some(flow) = self.flows.get_mut(id) {
             flow.own.half_open = true;
         }
@@ -133,30 +127,14 @@ impl Worker {
 
     /// Tries the next real server, and the next, until one is being connected to.
     fn dial(&mut self, id: FlowId) {
+        let now = self.now;
         loop {
-            let now = self.now;
-            let config = &self.config;
             let Some(flow) = self.flows.get_mut(id) else {
                 return;
             };
-            let Kind::Dialing(dial) = &mut flow.kind else {
-                return;
-            };
-            if flow.attempts >= config.connect_attempts {
-                return self.give_up(id);
-            }
-            let client = flow.key.client;
-            let Some(real_server) = flow.server.schedule(client, now, &dial.tried) else {
+            let Some(address) = flow.next_attempt(&self.config, &self.stats, now) else {
                 return self.give_up(id);
             };
-            if flow.attempts > 0 {
-                add(&self.stats.failovers);
-            }
-            flow.attempts += 1;
-            let address = real_server.address;
-            dial.tried.push(address);
-            dial.deadline = now + config.connect_timeout;
-            flow.connection = Some(Connection::new(real_server));
             let socket = if self.shared.table.echo(address.ip()) == EchoVerdict::Answer {
                 // A real server that is a virtual IP would lead back here for ever.
                 Err(io::Error::from_raw_os_error(libc::ELOOP))
@@ -164,17 +142,8 @@ impl Worker {
                 self.dialer.connect(address, now)
             };
             match socket.and_then(|socket| self.watch(id, socket)) {
-                Ok(socket) => {
-                    if let Some(flow) = self.flows.get_mut(id)
-                        && let Kind::Dialing(dial) = &mut flow.kind
-                    {
-                        let deadline = dial.deadline;
-                        dial.socket = Some(socket);
-                        self.flows.arm(id, deadline);
-                    }
-                    return;
-                }
-                Err(error) => self.attempt_failed(id, &error),
+                Ok(socket) => return self.flows.connecting(id, socket),
+                Err(error) => self.flows.attempt_failed(id, &error, &self.stats),
             }
         }
     }
@@ -188,43 +157,17 @@ impl Worker {
         Ok(socket)
     }
 
-    /// Remembers how an attempt failed. The caller tries the next.
-    fn attempt_failed(&mut self, id: FlowId, error: &io::Error) {
-        let Some(flow) = self.flows.get_mut(id) else {
-            return;
-        };
-        let Kind::Dialing(dial) = &mut flow.kind else {
-            return;
-        };
-        dial.socket = None;
-        let unreachable = matches!(
-            error.kind(),
-            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable
-        );
-        dial.unreachable |= unreachable;
-        dial.refused |= !unreachable && error.kind() != io::ErrorKind::TimedOut;
-        if let Some(connection) = &flow.connection {
-            self.stats.attempt_failed(error);
-            flow.server.attempt_failed(connection.real_server());
-            tracing::debug!(
-                service = %flow.server.service,
-                real_server = %connection.real_server().address,
-                client = %flow.key.client,
-                %error,
-                "could not connect to a real server"
-            );
-        }
-    }
-
     /// The socket of a dial has become writable or failed.
     pub(super) fn dial_ready(&mut self, id: FlowId, event: &Event) {
         let Some(flow) = self.flows.get_mut(id) else {
             return;
         };
-        let Kind::Dialing(dial) = &mut flow.kind else {
+        let Kind::Dialing(dialing) = &flow.kind else {
             return;
         };
-        let Some(socket) = &dial.socket else { return };
+        let Some(socket) = &dialing.dial.socket else {
+            return;
+        };
         // What is writable and neither broken nor closed is connected: no call to ask.
         let sound = event.is_writable()
             && !event.is_error()
@@ -238,25 +181,18 @@ impl Worker {
         match result {
             Ok(()) => self.open(id),
             Err(error) => {
-                self.attempt_failed(id, &error);
+                self.flows.attempt_failed(id, &error, &self.stats);
                 self.dial(id);
             }
         }
     }
 
     pub(super) fn dial_timer(&mut self, id: FlowId) {
-        let Some(flow) = self.flows.get_mut(id) else {
-            return;
-        };
-        let Kind::Dialing(dial) = &mut flow.kind else {
-            return;
-        };
-        let deadline = dial.deadline;
-        if self.now < deadline {
-            return self.flows.arm(id, deadline);
+        if self.flows.is_overdue(id, self.now) {
+            let error = io::ErrorKind::TimedOut.into();
+            self.flows.attempt_failed(id, &error, &self.stats);
+            self.dial(id);
         }
-        self.attempt_failed(id, &io::ErrorKind::TimedOut.into());
-        self.dial(id);
     }
 
     /// No real server is left to try.
@@ -264,34 +200,26 @@ impl Worker {
         let Some(flow) = self.flows.get_mut(id) else {
             return;
         };
-        let Kind::Dialing(dial) = &mut flow.kind else {
+        let Kind::Dialing(dialing) = &mut flow.kind else {
             return;
         };
-        let syn = std::mem::take(&mut dial.syn);
-        let (refused, unreachable) = (dial.refused, dial.unreachable);
-        let none_tried = dial.tried.is_empty();
+        let syn = std::mem::take(&mut dialing.syn);
+        let outcome = dialing.dial.outcome();
         let server = Arc::clone(&flow.server);
-        let answered = refused || unreachable || none_tried;
-        self.finish(
-            id,
-            if answered {
-                Ending::ConnectRefused
-            } else {
-                Ending::ConnectTimeout
-            },
-        );
+        self.finish(id, outcome.ending());
         let Ok(packet) = IpPacket::parse(&syn) else {
             return;
         };
-        if none_tried {
-            self.refuse_syn(&packet, &server.refusal());
-        } else if refused {
-            self.refuse_syn(&packet, &Verdict::Reject(RejectReason::ConnectFailed));
-        } else if unreachable {
-            self.rejected(RejectReason::ConnectFailed);
-            self.refuse(&packet, Unreachable::Host);
-        } else {
-            self.discard(DropReason::ConnectTimeout);
+        match outcome {
+            Outcome::NoneTried => self.refuse_syn(&packet, &server.refusal()),
+            Outcome::Refused => {
+                self.refuse_syn(&packet, &Verdict::Reject(RejectReason::ConnectFailed));
+            }
+            Outcome::Unreachable => {
+                self.rejected(RejectReason::ConnectFailed);
+                self.refuse(&packet, Unreachable::Host);
+            }
+            Outcome::Silent => self.discard(DropReason::ConnectTimeout),
         }
     }
 
@@ -302,25 +230,17 @@ impl Worker {
         let Some(flow) = self.flows.get_mut(id) else {
             return;
         };
-        let Kind::Dialing(dial) = &mut flow.kind else {
+        let Some(socket) = flow.connected(&self.stats, now) else {
             return;
         };
-        let Some(socket) = dial.socket.take() else {
+        let Kind::Dialing(dialing) = &flow.kind else {
             return;
         };
-        flow.source = socket.local_address();
-        let dial_time = now.saturating_duration_since(flow.started);
-        self.stats.dialed(dial_time);
-        flow.dial_time = Some(dial_time);
-        if let Some(connection) = &mut flow.connection {
-            connection.established();
-            flow.server.connected(flow.key.client.ip(), connection, now);
-        }
         let before = self.rings.touched();
         let endpoint = self.stack.endpoint(
             &self.rings,
             rings,
-            dial.max_segment_size,
+            dialing.max_segment_size,
             flow.key.client.is_ipv4(),
             now,
         );
@@ -334,9 +254,9 @@ impl Worker {
             endpoint,
             socket,
             &mut self.stack,
-            &dial.syn,
+            &dialing.syn,
             flow.key.virtual_server.port(),
-            dial.sequence,
+            dialing.sequence,
             now,
             &mut self.sink,
         );
@@ -362,10 +282,10 @@ impl Worker {
             return;
         };
         tracing::debug!(client = %flow.key.client, %error, "no rings for a connection");
-        let Kind::Dialing(dial) = &mut flow.kind else {
+        let Kind::Dialing(dialing) = &mut flow.kind else {
             return;
         };
-        let syn = std::mem::take(&mut dial.syn);
+        let syn = std::mem::take(&mut dialing.syn);
         self.finish(id, Ending::Fault);
         if let Ok(packet) = IpPacket::parse(&syn) {
             self.refuse_syn(&packet, &Verdict::Reject(RejectReason::MemoryLimit));
@@ -388,9 +308,9 @@ impl Worker {
         };
         let tcp = match &mut flow.kind {
             Kind::Tcp(tcp) => tcp,
-            Kind::Dialing(dial) => {
+            Kind::Dialing(dialing) => {
                 // The client gives up; anything else can wait for the SYN-ACK.
-                if segment.flags.rst() && segment.seq.wrapping_sub(dial.sequence) <= 1 {
+                if segment.flags.rst() && segment.seq.wrapping_sub(dialing.sequence) <= 1 {
                     self.finish(id, Ending::Abandoned);
                 }
                 return;

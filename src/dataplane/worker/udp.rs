@@ -9,10 +9,10 @@ use mio::{Interest, Token};
 
 use super::receive::Arrival;
 use super::{Kind, Worker};
+use crate::dataplane::dial::Tried;
 use crate::dataplane::ending::Ending;
 use crate::dataplane::flow::Conversation;
 use crate::dataplane::flow_table::{FlowId, FlowKey, Found};
-use crate::dataplane::stats::add;
 use crate::dataplane::udp_flow::{UdpFlow, is_icmp};
 use crate::ipvs::{
     Connection, DropReason, EchoVerdict, Protocol, RejectReason, Verdict, VirtualAddress,
@@ -87,63 +87,29 @@ impl Worker {
             return None;
         }
         let now = self.now;
-        let mut tried = Vec::new();
-        let mut failed = 0;
-        loop {
-            let real_server = if failed < self.config.connect_attempts {
-                server.schedule(key.client, now, &tried)
-            } else {
-                None
-            };
-            let Some(real_server) = real_server else {
-                let refusal = if failed == 0 {
-                    server.refusal()
-                } else {
-                    Verdict::Reject(RejectReason::ConnectFailed)
-                };
-                self.refuse_datagram(packet, &refusal);
-                return None;
-            };
-            let to = real_server.address;
-            tried.push(to);
-            let mut connection = Connection::new(real_server);
-            match self.datagram_socket(to) {
+        let mut tried = Tried::default();
+        let most = self.config.connect_attempts;
+        while let Some(mut connection) = tried.next(&server, key.client, most, now) {
+            match self.datagram_socket(connection.real_server().address) {
                 Ok(socket) => {
-                    let source = socket.local_addr().ok();
                     server.connected(key.client.ip(), &mut connection, now);
                     let id = self.insert(*key, server, Kind::Udp(UdpFlow::new(socket, now)));
-                    return self.begin_udp(id, connection, source, failed + 1);
+                    return self.begin_udp(id, connection, tried.count());
                 }
                 Err(error) => {
-                    failed += 1;
-                    add(&self.stats.failovers);
-                    self.stats.attempt_failed(&error);
-                    server.attempt_failed(connection.real_server());
-                    tracing::debug!(
-                        service = %server.service, real_server = %to, client = %key.client, %error,
-                        "no socket to a real server"
-                    );
+                    tried.no_socket(&server, key.client, &connection, &error, &self.stats);
                 }
             }
         }
+        self.refuse_datagram(packet, &tried.refusal(&server));
+        None
     }
 
     /// Watches the socket of a flow that was just taken in.
-    fn begin_udp(
-        &mut self,
-        id: FlowId,
-        connection: Connection,
-        source: Option<SocketAddr>,
-        attempts: u32,
-    ) -> Option<FlowId> {
+    fn begin_udp(&mut self, id: FlowId, connection: Connection, attempts: u32) -> Option<FlowId> {
         let timeout = self.shared.udp_timeout(&self.config);
         let flow = self.flows.get_mut(id)?;
-        flow.connection = Some(connection);
-        flow.source = source;
-        flow.attempts = attempts;
-        let Kind::Udp(udp) = &flow.kind else {
-            return None;
-        };
+        let udp = flow.begin_udp(connection, attempts)?;
         let (fd, deadline) = (udp.socket().as_raw_fd(), udp.deadline(timeout));
         let token = Token(id.to_token());
         let watched = self

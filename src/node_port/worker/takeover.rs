@@ -247,14 +247,12 @@ impl Worker {
         };
         let now = self.now;
         server.connected(key.client.ip(), &mut connection, now);
-        let socket = UdpSocket::from(socket);
-        let source = socket.local_addr().ok();
         let kind = Kind::Udp {
-            flow: UdpFlow::resumed(socket, now),
+            flow: UdpFlow::resumed(socket.into(), now),
             listener: through,
         };
         let id = self.insert(key, server, number, kind);
-        self.begin(id, connection, source, 1);
+        self.begin(id, connection, 1);
     }
 }
 

@@ -9,10 +9,10 @@ use mio::Interest;
 
 use super::Worker;
 use crate::dataplane::{
-    Ending, FlowId, FlowKey, KernelSocket, Progress, ServerSocket, add, proxy_header,
+    Dial, Ending, FlowId, FlowKey, KernelSocket, Outcome, Progress, ServerSocket, proxy_header,
 };
-use crate::ipvs::{Connection, DropReason, Protocol, RejectReason, Verdict};
-use crate::node_port::flow::{Dial, Kind};
+use crate::ipvs::{DropReason, Protocol, RejectReason, Verdict};
+use crate::node_port::flow::{Dialing, Kind};
 use crate::node_port::listener::{Pause, State, is_exhausted};
 use crate::node_port::relay::{Leg, Relay, Side};
 use crate::node_port::token::Owner;
@@ -92,12 +92,10 @@ impl Worker {
                 return;
             }
         };
-        let dial = Dial {
-            client: None,
-            socket: None,
-            deadline: self.now,
-            tried: Vec::new(),
-            refused: false,
+        let fd = socket.as_raw_fd();
+        let dialing = Dialing {
+            client: Some(Leg::new(socket)),
+            dial: Dial::new(self.now),
             starved: false,
         };
         let key = FlowKey {
@@ -105,13 +103,7 @@ impl Worker {
             virtual_server: local,
             protocol: Protocol::Tcp,
         };
-        let fd = socket.as_raw_fd();
-        let id = self.insert(key, server, number, Kind::Dialing(dial));
-        if let Some(flow) = self.flows.get_mut(id)
-            && let Kind::Dialing(dial) = &mut flow.kind
-        {
-            dial.client = Some(Leg::new(socket));
-        }
+        let id = self.insert(key, server, number, Kind::Dialing(dialing));
         let interest = Interest::READABLE | Interest::WRITABLE;
         if self
             .watch(&fd, Owner::Flow(id, Side::Client), interest)
@@ -124,31 +116,14 @@ impl Worker {
 
     /// Tries the next real server, and the next, until one is being connected to.
     fn dial(&mut self, id: FlowId) {
+        let now = self.now;
         loop {
-            let now = self.now;
-            let config = &self.config;
             let Some(flow) = self.flows.get_mut(id) else {
                 return;
             };
-            let Kind::Dialing(dial) = &mut flow.kind else {
-                return;
-            };
-            if flow.attempts >= config.connect_attempts {
-                return self.give_up(id);
-            }
-            let client = flow.key.client;
-            let Some(real_server) = flow.server.schedule(client, now, &dial.tried) else {
+            let Some(address) = flow.next_attempt(&self.config, &self.stats, now) else {
                 return self.give_up(id);
             };
-            if flow.attempts > 0 {
-                add(&self.stats.failovers);
-            }
-            flow.attempts += 1;
-            let address = real_server.address;
-            dial.tried.push(address);
-            dial.deadline = now + config.connect_timeout;
-            let deadline = dial.deadline;
-            flow.connection = Some(Connection::new(real_server));
             let socket = if self.leads_back(address, Protocol::Tcp) {
                 Err(io::Error::from_raw_os_error(libc::ELOOP))
             } else {
@@ -160,17 +135,9 @@ impl Worker {
                 Ok(socket)
             });
             match watched {
-                Ok(socket) => {
-                    if let Some(flow) = self.flows.get_mut(id)
-                        && let Kind::Dialing(dial) = &mut flow.kind
-                    {
-                        dial.socket = Some(socket);
-                        self.flows.arm(id, deadline);
-                    }
-                    return;
-                }
+                Ok(socket) => return self.flows.connecting(id, socket),
                 Err(error) if is_exhausted(&error) => return self.starve(id),
-                Err(error) => self.dial_failed(id, &error),
+                Err(error) => self.flows.attempt_failed(id, &error, &self.stats),
             }
         }
     }
@@ -184,31 +151,16 @@ impl Worker {
         let Some(flow) = self.flows.get_mut(id) else {
             return;
         };
-        let Kind::Dialing(dial) = &mut flow.kind else {
-            return;
-        };
         if now >= flow.started + patience {
             self.count(&Verdict::Reject(RejectReason::FlowLimit));
             return self.refuse(id, Ending::ConnectTimeout);
         }
-        flow.attempts -= 1;
-        flow.connection = None;
-        dial.tried.pop();
-        dial.starved = true;
-        dial.deadline = now + STARVED;
-        let deadline = dial.deadline;
-        self.flows.arm(id, deadline);
-    }
-
-    /// Remembers how an attempt failed. The caller tries the next.
-    fn dial_failed(&mut self, id: FlowId, error: &io::Error) {
-        if let Some(flow) = self.flows.get_mut(id)
-            && let Kind::Dialing(dial) = &mut flow.kind
-        {
-            dial.socket = None;
-            dial.refused |= error.kind() != io::ErrorKind::TimedOut;
-        }
-        self.attempt_failed(id, error);
+        let Kind::Dialing(dialing) = &mut flow.kind else {
+            return;
+        };
+        dialing.starved = true;
+        flow.take_back_attempt(now + STARVED);
+        self.flows.arm(id, now + STARVED);
     }
 
     /// The socket of a dial has become writable or failed.
@@ -216,34 +168,33 @@ impl Worker {
         let Some(flow) = self.flows.get_mut(id) else {
             return;
         };
-        let Kind::Dialing(dial) = &flow.kind else {
+        let Kind::Dialing(dialing) = &flow.kind else {
             return;
         };
-        let Some(socket) = &dial.socket else { return };
+        let Some(socket) = &dialing.dial.socket else {
+            return;
+        };
         match socket.connect_result() {
             Ok(()) => self.join(id),
             Err(error) => {
-                self.dial_failed(id, &error);
+                self.flows.attempt_failed(id, &error, &self.stats);
                 self.dial(id);
             }
         }
     }
 
     pub(super) fn dial_timer(&mut self, id: FlowId) {
-        let Some(flow) = self.flows.get_mut(id) else {
+        if !self.flows.is_overdue(id, self.now) {
             return;
-        };
-        let Kind::Dialing(dial) = &mut flow.kind else {
-            return;
-        };
-        let deadline = dial.deadline;
-        if self.now < deadline {
-            return self.flows.arm(id, deadline);
         }
-        if std::mem::take(&mut dial.starved) {
-            return self.dial(id);
+        let starved = match self.flows.get_mut(id).map(|flow| &mut flow.kind) {
+            Some(Kind::Dialing(dialing)) => std::mem::take(&mut dialing.starved),
+            Some(Kind::Tcp(_) | Kind::Udp { .. }) | None => return,
+        };
+        if !starved {
+            let error = io::ErrorKind::TimedOut.into();
+            self.flows.attempt_failed(id, &error, &self.stats);
         }
-        self.dial_failed(id, &io::ErrorKind::TimedOut.into());
         self.dial(id);
     }
 
@@ -252,33 +203,28 @@ impl Worker {
         let Some(flow) = self.flows.get_mut(id) else {
             return;
         };
-        let Kind::Dialing(dial) = &flow.kind else {
+        let Kind::Dialing(dialing) = &flow.kind else {
             return;
         };
-        let (refused, none_tried) = (dial.refused, dial.tried.is_empty());
-        if none_tried {
-            let refusal = flow.server.refusal();
-            self.count(&refusal);
-        } else if refused {
-            self.count(&Verdict::Reject(RejectReason::ConnectFailed));
-        } else {
-            self.discard(DropReason::ConnectTimeout);
+        let outcome = dialing.dial.outcome();
+        match outcome {
+            Outcome::NoneTried => {
+                let refusal = flow.server.refusal();
+                self.count(&refusal);
+            }
+            Outcome::Refused | Outcome::Unreachable => {
+                self.count(&Verdict::Reject(RejectReason::ConnectFailed));
+            }
+            Outcome::Silent => self.discard(DropReason::ConnectTimeout),
         }
-        self.refuse(
-            id,
-            if refused || none_tried {
-                Ending::ConnectRefused
-            } else {
-                Ending::ConnectTimeout
-            },
-        );
+        self.refuse(id, outcome.ending());
     }
 
     /// Ends a flow that has no real server: its client sees RST.
     fn refuse(&mut self, id: FlowId, ending: Ending) {
         if let Some(flow) = self.flows.get_mut(id)
-            && let Kind::Dialing(dial) = &mut flow.kind
-            && let Some(client) = &mut dial.client
+            && let Kind::Dialing(dialing) = &mut flow.kind
+            && let Some(client) = &mut dialing.client
         {
             client.reset_on_close();
         }
@@ -291,20 +237,15 @@ impl Worker {
         let Some(flow) = self.flows.get_mut(id) else {
             return;
         };
-        let Kind::Dialing(dial) = &mut flow.kind else {
+        let Some(mut socket) = flow.connected(&self.stats, now) else {
             return;
         };
-        let (Some(client), Some(mut socket)) = (dial.client.take(), dial.socket.take()) else {
+        let Kind::Dialing(dialing) = &mut flow.kind else {
             return;
         };
-        flow.source = socket.local_address();
-        let dial_time = now.saturating_duration_since(flow.started);
-        self.stats.dialed(dial_time);
-        flow.dial_time = Some(dial_time);
-        if let Some(connection) = &mut flow.connection {
-            connection.established();
-            flow.server.connected(flow.key.client.ip(), connection, now);
-        }
+        let Some(client) = dialing.client.take() else {
+            return;
+        };
         socket.send_at_once();
         socket.keep_alive();
         let preface = flow

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use mio::Interest;
 
 use super::Worker;
-use crate::dataplane::{Ending, FlowId, FlowKey, Found, UdpFlow, add, is_icmp};
+use crate::dataplane::{Ending, FlowId, FlowKey, Found, Tried, UdpFlow, is_icmp};
 use crate::ipvs::{Connection, DropReason, Protocol, RejectReason, Verdict};
 use crate::node_port::flow::Kind;
 use crate::node_port::listener::State;
@@ -130,15 +130,10 @@ impl Worker {
             }
         };
         let now = self.now;
-        let mut tried = Vec::new();
-        let attempts = self.config.connect_attempts;
-        for attempt in 1..=attempts {
-            let Some(real_server) = server.schedule(key.client, now, &tried) else {
-                break;
-            };
-            let to = real_server.address;
-            tried.push(to);
-            let mut connection = Connection::new(real_server);
+        let mut tried = Tried::default();
+        let most = self.config.connect_attempts;
+        while let Some(mut connection) = tried.next(&server, key.client, most, now) {
+            let to = connection.real_server().address;
             let socket = if self.leads_back(to, Protocol::Udp) {
                 Err(io::Error::from_raw_os_error(libc::ELOOP))
             } else {
@@ -146,32 +141,20 @@ impl Worker {
             };
             match socket {
                 Ok(socket) => {
-                    let source = socket.local_addr().ok();
                     server.connected(key.client.ip(), &mut connection, now);
                     let kind = Kind::Udp {
                         flow: UdpFlow::new(socket, now),
                         listener: through,
                     };
                     let id = self.insert(key, server, number, kind);
-                    return self.begin(id, connection, source, attempt);
+                    return self.begin(id, connection, tried.count());
                 }
                 Err(error) => {
-                    add(&self.stats.failovers);
-                    self.stats.attempt_failed(&error);
-                    server.attempt_failed(connection.real_server());
-                    tracing::debug!(
-                        service = %server.service, real_server = %to, client = %key.client, %error,
-                        "no socket to a real server"
-                    );
+                    tried.no_socket(&server, key.client, &connection, &error, &self.stats);
                 }
             }
         }
-        let refusal = if tried.is_empty() {
-            server.refusal()
-        } else {
-            Verdict::Reject(RejectReason::ConnectFailed)
-        };
-        self.refuse_datagram(&key, payload_len, &refusal);
+        self.refuse_datagram(&key, payload_len, &tried.refusal(&server));
         None
     }
 
@@ -180,18 +163,12 @@ impl Worker {
         &mut self,
         id: FlowId,
         connection: Connection,
-        source: Option<SocketAddr>,
         attempts: u32,
     ) -> Option<FlowId> {
         let timeout = self.shared.udp_timeout(&self.config);
         let poll = &self.poll;
         let flow = self.flows.get_mut(id)?;
-        flow.connection = Some(connection);
-        flow.source = source;
-        flow.attempts = attempts;
-        let Kind::Udp { flow: udp, .. } = &flow.kind else {
-            return None;
-        };
+        let udp = flow.begin_udp(connection, attempts)?;
         let deadline = udp.deadline(timeout);
         let owner = Owner::Flow(id, Side::Server);
         let watched = super::register(poll, udp.socket(), owner, Interest::READABLE);
