@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{MsgFlags, recv, send};
 
+use crate::packet::Unreachable;
+
 /// A flow that has seen no reply ends after this much silence, as the kernel's
 /// nf_conntrack_udp_timeout has it (net/netfilter/nf_conntrack_proto_udp.c).
 const UNREPLIED_TIMEOUT: Duration = Duration::from_secs(30);
@@ -14,6 +16,9 @@ const UNREPLIED_TIMEOUT: Duration = Duration::from_secs(30);
 /// Datagrams of a client that only asks something: glibc asks for A and AAAA from one
 /// socket, and repeats once.
 const QUESTIONS: u64 = 4;
+
+/// Payload of the largest datagram: what a 16-bit length leaves beside UDP's header.
+pub(crate) const MAX_UDP_PAYLOAD: usize = 65_527;
 
 /// A UDP flow. Datagrams pass whole, one for one.
 #[derive(Debug)]
@@ -134,6 +139,17 @@ pub(crate) fn is_icmp(error: &io::Error) -> bool {
         error.kind(),
         ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable
     )
+}
+
+/// What such an error says of the real server.
+pub(crate) fn unreachable_of(error: &io::Error) -> Unreachable {
+    if error.kind() == ErrorKind::HostUnreachable {
+        Unreachable::Host
+    } else if error.kind() == ErrorKind::NetworkUnreachable {
+        Unreachable::Network
+    } else {
+        Unreachable::Port
+    }
 }
 
 #[cfg(test)]

@@ -104,17 +104,6 @@ impl Unreachables {
     }
 }
 
-/// What an error on a real server's socket says of it.
-pub(super) fn what(error: &io::Error) -> Unreachable {
-    if error.kind() == io::ErrorKind::HostUnreachable {
-        Unreachable::Host
-    } else if error.kind() == io::ErrorKind::NetworkUnreachable {
-        Unreachable::Network
-    } else {
-        Unreachable::Port
-    }
-}
-
 fn raw(domain: Domain) -> io::Result<Socket> {
     let kind = Type::RAW.nonblocking().cloexec();
     Socket::new(domain, kind, Some(Protocol::from(libc::IPPROTO_RAW)))

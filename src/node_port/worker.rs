@@ -27,8 +27,8 @@ use super::takeover::Lent;
 use super::token::{MAILBOX, Owner};
 use super::unreachable::{RawSockets, Told, Unreachables};
 use crate::dataplane::{
-    DataplaneConfig, Dialer, Ending, FlowId, FlowKey, FlowRecord, FlowView, Flows, Shared, Sweep,
-    WorkerStats, add,
+    DataplaneConfig, Dialer, Ending, FlowId, FlowKey, FlowRecord, FlowView, Flows, MAX_UDP_PAYLOAD,
+    Shared, Sweep, WorkerStats, add,
 };
 use crate::ipvs::{DropReason, EchoVerdict, Protocol, RejectReason, Verdict, VirtualServer};
 use crate::packet::Unreachable;
@@ -156,7 +156,7 @@ impl Worker {
             pipes: Pipes::default(),
             own: OwnAddresses::default(),
             unreachables: Unreachables::new(parts.raw),
-            datagram: vec![0; udp::MAX_PAYLOAD].into_boxed_slice(),
+            datagram: vec![0; MAX_UDP_PAYLOAD].into_boxed_slice(),
             now,
         }
     }

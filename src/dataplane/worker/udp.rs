@@ -13,7 +13,7 @@ use crate::dataplane::dial::Tried;
 use crate::dataplane::ending::Ending;
 use crate::dataplane::flow::Conversation;
 use crate::dataplane::flow_table::{FlowId, FlowKey, Found};
-use crate::dataplane::udp_flow::{UdpFlow, is_icmp};
+use crate::dataplane::udp_flow::{MAX_UDP_PAYLOAD, UdpFlow, is_icmp, unreachable_of};
 use crate::ipvs::{
     Connection, DropReason, EchoVerdict, Protocol, RejectReason, Verdict, VirtualAddress,
 };
@@ -26,9 +26,6 @@ const BATCH: usize = 64;
 
 /// Flows looked at for one that can make room.
 const LOOKS: usize = 64;
-
-/// Payload of the largest datagram: what a 16-bit length leaves beside UDP's header.
-const MAX_PAYLOAD: usize = 65_527;
 
 impl Worker {
     pub(super) fn udp(&mut self, arrival: &Arrival<'_>, datagram: &UdpDatagram<'_>) {
@@ -141,11 +138,11 @@ impl Worker {
         };
         let (sent, came_back) = udp.send(payload, self.now);
         if let Some(error) = came_back {
-            self.refuse(packet, what(&error));
+            self.refuse(packet, unreachable_of(&error));
         }
         if let Err(error) = sent {
             if is_icmp(&error) {
-                self.refuse(packet, what(&error));
+                self.refuse(packet, unreachable_of(&error));
             } else {
                 self.discard(DropReason::QueueFull);
             }
@@ -179,7 +176,7 @@ impl Worker {
             match received {
                 Ok(()) => self.note_reply(id),
                 Err(error) if is_icmp(&error) => {
-                    self.tell_unreachable(id, client, virtual_server, what(&error));
+                    self.tell_unreachable(id, client, virtual_server, unreachable_of(&error));
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // Nothing more, or an error that the next datagram meets again.
@@ -268,7 +265,7 @@ impl Worker {
             return Ok(());
         };
         let (from, to) = (flow.key.virtual_server, flow.key.client);
-        self.datagram.resize(MAX_PAYLOAD, 0);
+        self.datagram.resize(MAX_UDP_PAYLOAD, 0);
         let len = udp.receive(&mut self.datagram, now)?;
         let sink = &mut self.sink;
         // Cannot fail: two IPv6 addresses and a payload that fits.
@@ -320,15 +317,5 @@ impl Worker {
         if self.flows.is_silent(id, timeout, self.now) {
             self.finish(id, Ending::Idle);
         }
-    }
-}
-
-fn what(error: &io::Error) -> Unreachable {
-    if error.kind() == io::ErrorKind::HostUnreachable {
-        Unreachable::Host
-    } else if error.kind() == io::ErrorKind::NetworkUnreachable {
-        Unreachable::Network
-    } else {
-        Unreachable::Port
     }
 }

@@ -12,20 +12,16 @@ use std::rc::Rc;
 use mio::Interest;
 
 use super::Worker;
-use crate::dataplane::{Ending, FlowId, FlowKey, Found, Tried, UdpFlow, is_icmp};
+use crate::dataplane::{Ending, FlowId, FlowKey, Found, Tried, UdpFlow, is_icmp, unreachable_of};
 use crate::ipvs::{Connection, DropReason, Protocol, RejectReason, Verdict};
 use crate::node_port::flow::Kind;
 use crate::node_port::listener::State;
 use crate::node_port::relay::Side;
 use crate::node_port::token::Owner;
-use crate::node_port::unreachable::what;
 use crate::packet::Unreachable;
 
 /// Datagrams that one socket may bring before others have a turn.
 const BATCH: usize = 64;
-
-/// Payload of the largest datagram: what a 16-bit length leaves beside UDP's header.
-pub(super) const MAX_PAYLOAD: usize = 65_527;
 
 impl Worker {
     /// Takes datagrams off a listener.
@@ -104,7 +100,7 @@ impl Worker {
     /// An ICMP error of the real server has come back.
     fn nobody_there(&mut self, key: &FlowKey, payload_len: usize, error: &io::Error) {
         self.count(&Verdict::Reject(RejectReason::ConnectFailed));
-        self.tell_unreachable(key, payload_len, what(error));
+        self.tell_unreachable(key, payload_len, unreachable_of(error));
     }
 
     /// A flow that is not to be.
