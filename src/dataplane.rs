@@ -61,7 +61,7 @@ pub(crate) use handle::answered;
 pub(crate) use local_addresses::interface_addresses;
 pub(crate) use preface::proxy_header;
 pub(crate) use shared::{Shared, Sweep};
-pub(crate) use stats::{WorkerStats, add};
+pub(crate) use stats::WorkerStats;
 pub(crate) use udp_flow::{MAX_UDP_PAYLOAD, UdpFlow, is_icmp, unreachable_of};
 
 use crate::ipvs::Table;

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use super::DataplaneConfig;
@@ -9,6 +10,7 @@ use super::access_log::FlowRecord;
 use super::dial::Dial;
 use super::ending::Ending;
 use super::flow_table::{FlowId, FlowKey};
+use super::stats::{WorkerStats, add};
 use super::timers::Timers;
 use super::udp_flow::UdpFlow;
 use super::view::FlowView;
@@ -99,7 +101,7 @@ impl<K: Conversation> Flow<K> {
     }
 
     /// Counts the bytes since the last time on the real server and its virtual server.
-    pub(crate) fn account(&mut self) {
+    pub(super) fn account(&mut self) {
         self.unaccounted = false;
         let (bytes_in, bytes_out) = self.kind.bytes();
         let (had_in, had_out) = self.accounted;
@@ -124,7 +126,25 @@ impl<K: Conversation> Flow<K> {
             .map(|connection| connection.real_server().address)
     }
 
-    pub(crate) fn record(&self, ending: Ending, now: Instant) -> FlowRecord {
+    /// Counts the end, and the last bytes, and has the end logged where it is to be.
+    pub(crate) fn ended(
+        &mut self,
+        ending: Ending,
+        now: Instant,
+        config: &DataplaneConfig,
+        stats: &WorkerStats,
+        log: &SyncSender<FlowRecord>,
+    ) {
+        let record = self.record(ending, now);
+        self.account();
+        stats.ended(ending, record.duration);
+        let logged = self.server.access_log.unwrap_or(config.access_log);
+        if logged && log.try_send(record).is_err() {
+            add(&stats.unlogged);
+        }
+    }
+
+    fn record(&self, ending: Ending, now: Instant) -> FlowRecord {
         let (bytes_in, bytes_out) = self.kind.bytes();
         FlowRecord {
             protocol: self.key.protocol,

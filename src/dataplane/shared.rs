@@ -18,6 +18,7 @@ use super::stats::WorkerStats;
 use super::takeover::{Former, HandedFlow, Sent, send_ended};
 use super::view::FlowView;
 use super::{DataplaneConfig, SharedTable};
+use crate::ipvs::Protocol;
 
 /// Shared by all workers.
 #[derive(Debug)]
@@ -85,6 +86,22 @@ impl Shared {
         match &*successor.unwrap_or_else(PoisonError::into_inner) {
             Some(socket) => send_ended(socket, key) != Sent::Full,
             None => false,
+        }
+    }
+
+    /// Counts a flow that begins.
+    pub(crate) fn entered(&self, protocol: Protocol) {
+        self.flows.fetch_add(1, Ordering::Relaxed);
+        if protocol == Protocol::Tcp {
+            self.tcp_flows.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes a flow that has ended off the count.
+    pub(crate) fn left(&self, protocol: Protocol) {
+        self.flows.fetch_sub(1, Ordering::Relaxed);
+        if protocol == Protocol::Tcp {
+            self.tcp_flows.fetch_sub(1, Ordering::Relaxed);
         }
     }
 

@@ -29,8 +29,8 @@ use super::half_open::HalfOpen;
 use super::local_addresses::LocalAddresses;
 use super::shared::{Message, Shared, Sweep};
 use super::sink::TunSink;
-use super::stats::{WorkerStats, add};
-use crate::ipvs::{DropReason, Protocol, RejectReason, VirtualServer};
+use super::stats::WorkerStats;
+use crate::ipvs::{DropReason, RejectReason, VirtualServer};
 use crate::netstack::{RingPool, Stack, StackConfig};
 use crate::packet::{ErrorLimiter, ErrorLimits, FragmentLimits, FragmentStore};
 use crate::tun::{MAX_FRAME_LEN, Queue};
@@ -358,10 +358,7 @@ impl Worker {
     }
 
     fn insert(&mut self, key: FlowKey, server: Arc<VirtualServer>, kind: Kind) -> FlowId {
-        self.shared.flows.fetch_add(1, Ordering::Relaxed);
-        if key.protocol == Protocol::Tcp {
-            self.shared.tcp_flows.fetch_add(1, Ordering::Relaxed);
-        }
+        self.shared.entered(key.protocol);
         if let Some(owners) = &self.shared.owners {
             owners.of.insert(key, self.index);
         }
@@ -385,10 +382,7 @@ impl Worker {
         let Some(mut flow) = self.flows.remove(id, key, time_wait) else {
             return;
         };
-        self.shared.flows.fetch_sub(1, Ordering::Relaxed);
-        if key.protocol == Protocol::Tcp {
-            self.shared.tcp_flows.fetch_sub(1, Ordering::Relaxed);
-        }
+        self.shared.left(key.protocol);
         if let Some(owners) = &self.shared.owners {
             owners.of.remove_if(&key, |_, owner| *owner == self.index);
         }
@@ -398,13 +392,7 @@ impl Worker {
         if flow.own.half_open {
             self.half_open.leave(key.client.ip());
         }
-        let record = flow.record(ending, self.now);
-        flow.account();
-        self.stats.ended(ending, record.duration);
-        let logged = flow.server.access_log.unwrap_or(self.config.access_log);
-        if logged && self.log.try_send(record).is_err() {
-            add(&self.stats.unlogged);
-        }
+        flow.ended(ending, self.now, &self.config, &self.stats, &self.log);
         let held = flow.held;
         let before = self.rings.touched();
         drop(flow);

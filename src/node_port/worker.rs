@@ -28,7 +28,7 @@ use super::token::{MAILBOX, Owner};
 use super::unreachable::{RawSockets, Told, Unreachables};
 use crate::dataplane::{
     DataplaneConfig, Dialer, Ending, FlowId, FlowKey, FlowRecord, FlowView, Flows, MAX_UDP_PAYLOAD,
-    Shared, Sweep, WorkerStats, add,
+    Shared, Sweep, WorkerStats,
 };
 use crate::ipvs::{DropReason, EchoVerdict, Protocol, RejectReason, Verdict, VirtualServer};
 use crate::packet::Unreachable;
@@ -403,10 +403,7 @@ impl Worker {
         listener: u32,
         kind: Kind,
     ) -> FlowId {
-        self.shared.flows.fetch_add(1, Ordering::Relaxed);
-        if key.protocol == Protocol::Tcp {
-            self.shared.tcp_flows.fetch_add(1, Ordering::Relaxed);
-        }
+        self.shared.entered(key.protocol);
         self.stats.opened(key.protocol);
         self.flows
             .insert(key, kind, Own { listener }, server, self.now)
@@ -420,18 +417,9 @@ impl Worker {
         let Some(mut flow) = self.flows.remove(id, key, None) else {
             return;
         };
-        self.shared.flows.fetch_sub(1, Ordering::Relaxed);
-        if key.protocol == Protocol::Tcp {
-            self.shared.tcp_flows.fetch_sub(1, Ordering::Relaxed);
-        }
+        self.shared.left(key.protocol);
         self.shared.account(flow.held, 0);
-        let record = flow.record(ending, self.now);
-        flow.account();
-        self.stats.ended(ending, record.duration);
-        let logged = flow.server.access_log.unwrap_or(self.config.access_log);
-        if logged && self.log.try_send(record).is_err() {
-            add(&self.stats.unlogged);
-        }
+        flow.ended(ending, self.now, &self.config, &self.stats, &self.log);
         let listener = flow.own.listener;
         drop(flow);
         self.relayed_ended(key);
