@@ -2,7 +2,7 @@
 //!
 //! [`genetlink`] and [`nftables`] ask netlink families for which there is no crate of
 //! calls; [`links`] reads devices, addresses, routes and
-//! rules; [`flannel`] reads its subnet file; [`kube_proxy`] asks whether kube-proxy is
+//! rules; [`local_ports`] which ports connections get; [`flannel`] reads its subnet file; [`kube_proxy`] asks whether kube-proxy is
 //! well; [`kernel_proxy`] puts together whether the kernel carries services, and
 //! [`fallback`] decides from that, with time as an argument, whether this proxy takes
 //! part. [`privileges`] knows what a thread may do and takes it away.
@@ -17,6 +17,7 @@ pub mod genetlink;
 pub mod kernel_proxy;
 pub mod kube_proxy;
 pub mod links;
+pub mod local_ports;
 mod netlink;
 pub mod nftables;
 pub mod privileges;

@@ -67,7 +67,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("source", &["service"]),
     // Dials, counts, limits and logs flows as the data plane does, with its parts.
     ("node_port", &["dataplane", "ipvs", "packet", "service"]),
-    ("dataplane", &["ipvs", "netstack", "packet", "tun"]),
+    ("dataplane", &["ipvs", "netstack", "node", "packet", "tun"]),
     ("netstack", &["packet"]),
     ("tun", &["packet"]),
     ("ipvs", &["service"]),

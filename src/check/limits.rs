@@ -4,24 +4,21 @@ use nix::sys::resource::{Resource, getrlimit};
 
 use super::{Finding, sysctl};
 use crate::config::RESERVED_FILES;
+use crate::node::local_ports::{LOCAL_PORTS, local_ports};
 
 /// Below the kernel's own default (28,232) somebody has made it narrow.
-const FEW_PORTS: u32 = 16_384;
+const FEW_PORTS: usize = 16_384;
 
 /// TCP_TIMEWAIT_LEN, linux/include/net/tcp.h, in seconds.
-const TIME_WAIT: u32 = 60;
+const TIME_WAIT: usize = 60;
 
 pub(super) fn ports() -> Finding {
     const SUBJECT: &str = "ports";
-    let key = "net/ipv4/ip_local_port_range";
-    let text = match sysctl(key) {
-        Ok(text) => text,
-        Err(error) => return Finding::unknown(SUBJECT, key, error),
+    let ports = match local_ports() {
+        Ok(ports) => ports,
+        Err(error) => return Finding::unknown(SUBJECT, LOCAL_PORTS, error),
     };
-    let Some((low, high)) = range(&text) else {
-        return Finding::unknown(SUBJECT, key, format!("{text:?} is no range"));
-    };
-    let count = u32::from(high - low) + 1;
+    let (low, high, count) = (ports.start(), ports.end(), ports.len());
     let found = format!("{low} to {high}: {count} connections at a time to one real server");
     if count < FEW_PORTS {
         let mend = "sysctl -w net.ipv4.ip_local_port_range=\"32768 60999\"";
@@ -31,12 +28,6 @@ pub(super) fn ports() -> Finding {
     }
 }
 
-fn range(text: &str) -> Option<(u16, u16)> {
-    let mut words = text.split_whitespace().map(|word| word.parse().ok());
-    let (low, high) = (words.next()??, words.next()??);
-    (low <= high).then_some((low, high))
-}
-
 pub(super) fn time_wait() -> Finding {
     const SUBJECT: &str = "tcp-tw-reuse";
     let key = "net/ipv4/tcp_tw_reuse";
@@ -44,8 +35,7 @@ pub(super) fn time_wait() -> Finding {
         Ok(text) => text,
         Err(error) => return Finding::unknown(SUBJECT, key, error),
     };
-    let range = sysctl("net/ipv4/ip_local_port_range");
-    let ports = range.ok().and_then(|text| range_len(&text)).unwrap_or(0);
+    let ports = local_ports().map_or(0, |ports| ports.len());
     let rate = ports / TIME_WAIT;
     let beyond = "; beyond that it takes ports above that range";
     // 2, the default, is for loopback only (ip-sysctl.rst).
@@ -72,10 +62,6 @@ pub(super) fn time_wait() -> Finding {
     }
 }
 
-fn range_len(text: &str) -> Option<u32> {
-    range(text).map(|(low, high)| u32::from(high - low) + 1)
-}
-
 pub(super) fn open_files(max_flows: usize) -> Finding {
     const SUBJECT: &str = "open-files";
     let hard = match getrlimit(Resource::RLIMIT_NOFILE) {
@@ -97,14 +83,6 @@ pub(super) fn open_files(max_flows: usize) -> Finding {
 mod tests {
     use super::*;
     use crate::check::Level;
-
-    #[test]
-    fn a_range_of_ports() {
-        assert_eq!(range("32768\t60999"), Some((32_768, 60_999)));
-        assert_eq!(range_len("32768\t60999"), Some(28_232));
-        assert_eq!(range("9 8"), None);
-        assert_eq!(range("x"), None);
-    }
 
     #[test]
     fn more_flows_than_files_is_a_warning() {

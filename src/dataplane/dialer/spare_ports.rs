@@ -10,8 +10,14 @@
 //! where no other program's connections miss them.
 
 use std::collections::HashMap;
+use std::fs;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
+
+use crate::node::local_ports::local_ports;
+
+/// Ports that are handed out to nobody who does not name them (ip-sysctl.rst).
+const RESERVED: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
 
 /// How long the kernel is not asked again for a port to a real server once it had none:
 /// asking in vain takes as long as some 40 connections.
@@ -29,18 +35,12 @@ pub(super) struct SparePorts {
 }
 
 impl SparePorts {
-    /// The ports above `range`, without the `reserved` ones, from the one numbered
-    /// `start` on: both as /proc/sys/net/ipv4 shows them in ip_local_port_range and
-    /// ip_local_reserved_ports. What cannot be read gives no ports.
-    pub(super) fn new(range: &str, reserved: &str, start: usize) -> Self {
-        let last = range.split_whitespace().last();
-        let above = match last.and_then(|last| last.parse::<u16>().ok()) {
-            Some(last) => u32::from(last) + 1..=u32::from(u16::MAX),
-            None => return Self::default(),
-        };
+    /// The ports above `last`, without the `reserved` ones (as ip_local_reserved_ports
+    /// shows them), from the one numbered `start` on.
+    fn above(last: u16, reserved: &str, start: usize) -> Self {
         let reserved = spans(reserved);
-        let ports: Vec<u16> = above
-            .filter_map(|port| u16::try_from(port).ok())
+        let ports: Vec<u16> = (last..=u16::MAX)
+            .skip(1)
             .filter(|port| {
                 !reserved
                     .iter()
@@ -55,17 +55,14 @@ impl SparePorts {
         }
     }
 
-    /// As this network namespace has it.
+    /// Those above the kernel's range, as this network namespace has it.
     pub(super) fn of_node(start: usize) -> Self {
         // Without /proc/sys the kernel's ports have to do.
-        let read = |name| {
-            std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).unwrap_or_default()
+        let Ok(range) = local_ports() else {
+            return Self::default();
         };
-        Self::new(
-            &read("ip_local_port_range"),
-            &read("ip_local_reserved_ports"),
-            start,
-        )
+        let reserved = fs::read_to_string(RESERVED).unwrap_or_default();
+        Self::above(*range.end(), &reserved, start)
     }
 
     /// The kernel has just had no port for a connection to `to`. False when there are
@@ -117,23 +114,22 @@ mod tests {
 
     #[test]
     fn ports_above_the_range_take_turns_without_the_reserved_ones() {
-        let mut spare = SparePorts::new("32768\t65530\n", "80,65532-65533,x\n", 5);
+        let mut spare = SparePorts::above(65_530, "80,65532-65533,x\n", 5);
         let turns: Vec<_> = (0..4).filter_map(|_| spare.take()).collect();
         assert_eq!(turns, [65_535, 65_531, 65_534, 65_535]);
     }
 
     #[test]
     fn no_ports_above_and_nothing_to_read() {
-        for range in ["1024 65535", "", "nonsense"] {
-            let mut spare = SparePorts::new(range, "", 7);
-            assert_eq!(spare.take(), None, "{range}");
+        for mut spare in [SparePorts::above(u16::MAX, "", 7), SparePorts::default()] {
+            assert_eq!(spare.take(), None);
             assert!(!spare.need("10.0.0.1:80".parse().unwrap(), Instant::now()));
         }
     }
 
     #[test]
     fn a_real_server_needs_them_for_a_second() {
-        let mut spare = SparePorts::new("1 60999", "", 0);
+        let mut spare = SparePorts::above(60_999, "", 0);
         let (to, other) = (
             "10.1.0.1:80".parse().unwrap(),
             "10.1.0.2:80".parse().unwrap(),
@@ -147,7 +143,7 @@ mod tests {
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let mut spare = SparePorts::new("1 60999", "", 0);
+        let mut spare = SparePorts::above(60_999, "", 0);
         let now = Instant::now();
         for port in 0..2 * REMEMBERED as u16 {
             assert!(spare.need(SocketAddr::new([10, 0, 0, 1].into(), port), now));
