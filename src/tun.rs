@@ -16,6 +16,7 @@ mod error;
 mod link;
 mod offload;
 mod packet_ring;
+mod packet_statistics;
 mod prepared;
 mod queue;
 mod rights;
@@ -29,6 +30,7 @@ pub use offload::{
     ChecksumState, Gso, MAX_FRAME_LEN, VNET_HEADER_LEN, VnetHeader, VnetHeaderError,
 };
 pub use packet_ring::{PacketRing, RingPacket};
+pub use packet_statistics::{PacketStatistics, packet_statistics};
 pub use prepared::attach_queues;
 pub use queue::{MAX_QUEUES, MAX_WRITE_PARTS, Offloads, Queue, Queues, check_driver, open_queues};
 pub use rights::{MAX_RIGHTS, receive_rights, send_rights};

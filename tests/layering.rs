@@ -62,8 +62,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("config", &["ipvs", "node_port", "service", "tun"]),
     // Read-only handles and what they show.
     ("admin", &["dataplane", "ipvs", "service"]),
-    // Knows the objects that it writes as manifests, nothing of the proxy.
-    ("lab", &["service"]),
+    // Knows the objects that it writes as manifests and the sockets of tun, nothing of the
+    // proxy.
+    ("lab", &["service", "tun"]),
     ("source", &["service"]),
     // Dials, counts, limits and logs flows as the data plane does, with its parts.
     ("node_port", &["dataplane", "ipvs", "packet", "service"]),

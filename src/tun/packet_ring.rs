@@ -26,6 +26,8 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use socket2::{SockFilter, SockRef};
 
+use super::packet_statistics::packet_statistics;
+
 /// A block is what the kernel allocates at a time, and a slot lies within one.
 const BLOCK: usize = 1 << 20;
 
@@ -194,23 +196,9 @@ impl PacketRing {
     ///
     /// getsockopt(2)'s.
     pub fn statistics(&mut self) -> io::Result<(u64, u64)> {
-        // SAFETY: tpacket_stats is plain numbers, for which zero is a value.
-        let mut statistics: libc::tpacket_stats = unsafe { mem::zeroed() };
-        let mut length = size_of::<libc::tpacket_stats>() as libc::socklen_t;
-        // SAFETY: the kernel writes at most `length` bytes to `statistics`.
-        let result = unsafe {
-            libc::getsockopt(
-                self.socket.as_raw_fd(),
-                libc::SOL_PACKET,
-                libc::PACKET_STATISTICS,
-                (&raw mut statistics).cast(),
-                &raw mut length,
-            )
-        };
-        Errno::result(result)?;
-        // It begins anew with each answer.
-        self.received += u64::from(statistics.tp_packets);
-        self.dropped += u64::from(statistics.tp_drops);
+        let since = packet_statistics(self.socket.as_fd())?;
+        self.received += u64::from(since.received);
+        self.dropped += u64::from(since.dropped);
         Ok((self.received, self.dropped))
     }
 }

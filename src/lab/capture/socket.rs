@@ -8,6 +8,7 @@ use nix::net::if_::if_nametoindex;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::pcap::LinkType;
+use crate::tun::packet_statistics;
 
 /// Longest frame taken in, in bytes: a 64 KiB super-packet and its header.
 pub(super) const MAX_FRAME: usize = 66_000;
@@ -71,23 +72,9 @@ impl PacketSocket {
         }
     }
 
-    /// Frames that the kernel dropped for want of room.
+    /// Frames that the kernel has dropped for want of room since it was asked last.
     pub(super) fn dropped(&self) -> io::Result<u32> {
-        // SAFETY: tpacket_stats is plain numbers, for which zero is a value.
-        let mut statistics: libc::tpacket_stats = unsafe { mem::zeroed() };
-        let mut length = length_of::<libc::tpacket_stats>();
-        // SAFETY: the kernel writes at most `length` bytes to `statistics`.
-        let result = unsafe {
-            libc::getsockopt(
-                self.socket.as_raw_fd(),
-                libc::SOL_PACKET,
-                libc::PACKET_STATISTICS,
-                (&raw mut statistics).cast(),
-                &raw mut length,
-            )
-        };
-        check(result)?;
-        Ok(statistics.tp_drops)
+        Ok(packet_statistics(self.as_fd())?.dropped)
     }
 }
 
