@@ -84,6 +84,7 @@ mod kube_ranges;
 mod kube_stage;
 #[path = "cluster/kube_topology.rs"]
 mod kube_topology;
+mod kubeconfig;
 #[path = "cluster/lab.rs"]
 mod lab_itself;
 #[path = "cluster/lab_servers.rs"]

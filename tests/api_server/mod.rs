@@ -39,6 +39,8 @@ use answers::{
 use resource::Resource;
 use selection::Selection;
 
+use crate::kubeconfig;
+
 mod answers;
 mod resource;
 mod selection;
@@ -187,19 +189,9 @@ impl ApiServer {
         let directory = TempDir::new().unwrap();
         let authority = directory.path().join("ca.pem");
         fs::write(&authority, self.certificate()).unwrap();
-        let config = json!({
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "test",
-            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
-            "clusters": [{"name": "test", "cluster": {
-                "server": url,
-                "certificate-authority": authority,
-            }}],
-            "users": [{"name": "test", "user": user}],
-        });
+        let cluster = json!({"server": url, "certificate-authority": authority});
         let path = directory.path().join("kubeconfig");
-        fs::write(&path, config.to_string()).unwrap();
+        fs::write(&path, kubeconfig::text(&cluster, user)).unwrap();
         (directory, path)
     }
 

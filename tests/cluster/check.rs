@@ -9,9 +9,11 @@ use kube_tun_proxy::check::{Finding, Level, Report};
 use kube_tun_proxy::lab::Namespace;
 use libtest_mimic::{Failed, Trial};
 use rtnetlink::RouteMessageBuilder;
+use serde_json::json;
 
 use super::kernel::{KubeProxy, add_device, delete_device, kube_proxy_table};
 use super::world::{BINARY, Trials, World};
+use crate::kubeconfig;
 
 pub(crate) fn trials() -> Vec<Trial> {
     Trials::of("check")
@@ -382,15 +384,9 @@ fn cluster() -> Result<(), Failed> {
     let node = Node::new()?;
     let inside = node.world.node().namespace();
     let kubeconfig = node.file("kubeconfig");
-    let config = serde_json::json!({
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "test",
-        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
-        "clusters": [{"name": "test", "cluster": {"server": "http://127.0.0.1:6443"}}],
-        "users": [{"name": "test", "user": {"token": "secret"}}],
-    });
-    fs::write(&kubeconfig, config.to_string())?;
+    let server = json!({"server": "http://127.0.0.1:6443"});
+    let config = kubeconfig::text(&server, &json!({"token": "secret"}));
+    fs::write(&kubeconfig, config)?;
     let report = |more: &[&str]| -> Result<Vec<Finding>, Failed> {
         let cidrs = node
             .world

@@ -25,7 +25,11 @@ use kustomize::{read, render};
 use rights::{Rights, asked_for};
 
 mod deployment;
+#[path = "../kubeconfig/mod.rs"]
+mod kubeconfig;
 mod kustomize;
+#[path = "../plain_api_server/mod.rs"]
+mod plain_api_server;
 mod rights;
 
 /// What can be applied.

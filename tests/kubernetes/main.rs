@@ -8,7 +8,11 @@ mod access;
 mod api_server;
 mod cluster;
 mod facts;
+#[path = "../kubeconfig/mod.rs"]
+mod kubeconfig;
 mod lists;
 mod permissions;
+#[path = "../plain_api_server/mod.rs"]
+mod plain_api_server;
 mod scale;
 mod watches;

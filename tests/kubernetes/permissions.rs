@@ -1,36 +1,12 @@
 //! What may be done, asked of an API server that says no to some of it.
 
-use std::fs;
-
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
-use kube_tun_proxy::source::kubernetes::{Access, Connection, permissions, version};
+use kube_tun_proxy::source::kubernetes::{permissions, version};
 use serde_json::{Value, json};
-use tempfile::TempDir;
-use tokio::net::TcpListener;
 
-async fn connection(server: Router) -> (TempDir, Connection) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move { axum::serve(listener, server).await });
-    let directory = TempDir::new().unwrap();
-    let path = directory.path().join("kubeconfig");
-    let config = json!({
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "test",
-        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
-        "clusters": [{"name": "test", "cluster": {"server": format!("http://{address}")}}],
-        "users": [{"name": "test", "user": {"token": "secret"}}],
-    });
-    fs::write(&path, config.to_string()).unwrap();
-    let access = Access {
-        kubeconfig: Some(path),
-        master: None,
-    };
-    (directory, Connection::open(access).await.unwrap())
-}
+use crate::plain_api_server::connect_to;
 
 const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
 
@@ -51,7 +27,7 @@ async fn each_resource_is_asked_for_with_its_group_and_verbs() {
     let server = Router::new()
         .route("/version", get(async || r#"{"gitVersion": "v1.36.2"}"#))
         .route(REVIEWS, post(review));
-    let (_directory, connection) = connection(server).await;
+    let (_directory, connection) = connect_to(server).await;
     assert_eq!(version(&connection).await.unwrap(), "v1.36.2");
     let permissions = permissions(&connection, "edge-a").await.unwrap();
     let told: Vec<(&str, &[&str], bool)> = permissions
@@ -76,7 +52,7 @@ async fn a_server_that_does_not_say_is_no_permission() {
     let refusing = Router::new()
         .route("/version", get(async || StatusCode::FORBIDDEN))
         .route(REVIEWS, post(async || StatusCode::UNAUTHORIZED));
-    let (_directory, connection) = connection(refusing).await;
+    let (_directory, connection) = connect_to(refusing).await;
     let error = version(&connection).await.unwrap_err();
     assert!(error.contains("403"), "{error}");
     let error = permissions(&connection, "edge-a").await.unwrap_err();
