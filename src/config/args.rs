@@ -122,6 +122,7 @@ pub struct RunArgs {
         help_heading = "Cluster"
     )]
     pub(super) fixed_routes: bool,
+
     /// Take over from the proxy that runs here, without a connection lost
     ///
     /// It is asked on --admin-socket. Its device, listeners, schedulers' positions and
