@@ -1,9 +1,11 @@
-//! From objects to the service table, one batch at a time.
+//! From objects to the service table, one batch at a time. No task of its own:
+//! [`Control::run`] is the future of one.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Instant, SystemTime};
 
 use jiff::Timestamp;
+use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
 use super::exposure::Exposure;
@@ -11,7 +13,9 @@ use super::programming::ProgrammingLatency;
 use super::syncs::{Changes, Syncs};
 use crate::admin::health::Health;
 use crate::admin::readiness::Blocker;
+use crate::dataplane::Dataplane;
 use crate::ipvs::Table;
+use crate::node_port::NodePorts;
 use crate::service::index::Index;
 use crate::service::object::ObjectWarning;
 use crate::source::Batch;
@@ -20,8 +24,7 @@ use crate::source::Batch;
 /// yet, and all of them are more memory than is needed ever after.
 const PORTION: usize = 512;
 
-/// Applies batches of events to the index, and what changes to the table. No
-/// task of its own: it belongs to the one that receives the batches.
+/// Applies batches of events to the index, and what changes to the table.
 #[derive(Debug)]
 pub(super) struct Control {
     /// Shared with those who ask why things are as they are; written here only.
@@ -72,8 +75,30 @@ impl Control {
         Arc::clone(&self.syncs)
     }
 
+    /// The control loop: ends when the source has. Releases `unopened` once node ports
+    /// are open for the first full state.
+    pub(super) async fn run(
+        mut self,
+        mut batches: mpsc::Receiver<Batch>,
+        dataplane: Arc<Dataplane>,
+        node_ports: Arc<NodePorts>,
+        unopened: Blocker,
+    ) {
+        let mut unopened = Some(unopened);
+        while let Some(batch) = batches.recv().await {
+            let complete = batch.initial_complete;
+            if self.program(batch) {
+                dataplane.table_changed();
+            }
+            if complete && let Some(unopened) = unopened.take() {
+                node_ports.settled().await;
+                drop(unopened);
+            }
+        }
+    }
+
     /// Programs one batch. Returns whether any virtual server changed.
-    pub(super) fn program(&mut self, batch: Batch) -> bool {
+    fn program(&mut self, batch: Batch) -> bool {
         let Batch {
             events,
             initial_complete: complete,

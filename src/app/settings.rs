@@ -1,6 +1,11 @@
 //! The configuration, in the words of those who follow it.
 
-use crate::config::{Config, MasqueradeSource, Mode, PodTraffic, Source};
+use ipnet::IpNet;
+use tracing::warn;
+
+use super::routes::Wanted;
+use crate::admin::health::Family;
+use crate::config::{Config, DetectLocalMode, MasqueradeSource, Mode, PodTraffic, Source};
 use crate::dataplane::{DataplaneConfig, Masquerade, TcpTimeouts};
 use crate::node_port::NodePortConfig;
 use crate::tun::{DEFAULT_MTU, LinkConfig};
@@ -53,4 +58,49 @@ pub(super) fn node_port_config(config: &Config) -> NodePortConfig {
         except: LinkConfig::addresses_or_default(&config.tun.addresses),
         workers: config.tun.workers,
     }
+}
+
+pub(super) fn wanted_routes(config: &Config) -> Wanted {
+    let mut wanted = if config.service_cidrs.is_empty() {
+        Wanted::default()
+    } else {
+        Wanted::beside(config.service_cidrs.clone())
+    };
+    if config.fixed_routes {
+        wanted = wanted.only_fixed();
+    }
+    if config.mode == Mode::Fallback {
+        wanted = wanted.idle();
+    }
+    wanted
+}
+
+/// Networks by which pods are told, beside those that the Node names.
+pub(super) fn cluster_cidrs(config: &Config) -> Vec<IpNet> {
+    let mode = config.detect_local_mode;
+    if mode.needs_interface() {
+        warn!(
+            mode = mode.as_str(),
+            "the interface that a packet came in by is not seen here: pods are told by the \
+             networks that the Node object names"
+        );
+    }
+    match mode {
+        DetectLocalMode::ClusterCidr => config.cluster_cidrs.clone(),
+        DetectLocalMode::NodeCidr
+        | DetectLocalMode::BridgeInterface
+        | DetectLocalMode::InterfaceNamePrefix => Vec::new(),
+    }
+}
+
+/// The families of the service ranges; both while these are not known.
+pub(super) fn families(service_cidrs: &[IpNet]) -> Vec<Family> {
+    if service_cidrs.is_empty() {
+        return vec![Family::IPv4, Family::IPv6];
+    }
+    let family = |net: &IpNet| match net {
+        IpNet::V4(_) => Family::IPv4,
+        IpNet::V6(_) => Family::IPv6,
+    };
+    service_cidrs.iter().map(family).collect()
 }

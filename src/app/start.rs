@@ -25,24 +25,24 @@ use super::logging::LogLevel;
 use super::observe::{self, ApiServer, Observer};
 use super::pods::PodGate;
 use super::reload::Reloader;
-use super::routes::{self, Wanted};
-use super::settings::{dataplane_config, node_port_config};
+use super::routes;
+use super::settings::{cluster_cidrs, dataplane_config, families, node_port_config, wanted_routes};
 use super::takeover::{self, FormerSide, HEALTHZ, METRICS, NamedListener, Predecessor};
 use super::view::ProxyView;
 use super::{App, AppError, Bound, limits, why_ended};
-use crate::admin::health::{self, Family, Health};
+use crate::admin::health::{self, Health};
 use crate::admin::history::Recorder;
-use crate::admin::readiness::{Blocker, Readiness};
+use crate::admin::readiness::Readiness;
 use crate::admin::socket::AdminSocket;
 use crate::admin::web;
-use crate::config::{Config, DetectLocalMode, Mode, PodTraffic, Source};
+use crate::config::{Config, Mode, PodTraffic, Source};
 use crate::dataplane::Dataplane;
 use crate::ipvs::Table;
 use crate::node::links::Node;
 use crate::node_port::{AddressWatch, Lent, NodePorts, RawSockets};
 use crate::service::index::Index;
 use crate::source::kubernetes::ServiceCidrs;
-use crate::source::{Batch, manifests};
+use crate::source::manifests;
 use crate::tun::{Link, LinkConfig, Offloads};
 
 /// Batches between source and control loop. While it is full the source waits,
@@ -137,18 +137,7 @@ impl App {
             .with_ipvs_compat(config.flows.ipvs_compat)
             .with_cluster_cidrs(cluster_cidrs(&config));
         let fixed = !config.service_cidrs.is_empty();
-        let wanted = if fixed {
-            Wanted::beside(config.service_cidrs.clone())
-        } else {
-            Wanted::default()
-        };
-        let wanted = if config.fixed_routes {
-            wanted.only_fixed()
-        } else {
-            wanted
-        };
-        let falls_back = config.mode == Mode::Fallback;
-        let wanted = if falls_back { wanted.idle() } else { wanted };
+        let wanted = wanted_routes(&config);
         let exposure = Exposure::new(
             Arc::clone(&node_ports),
             wanted.clone(),
@@ -158,7 +147,7 @@ impl App {
         );
         let exposure = Arc::new(exposure);
         let mut follower = None;
-        if falls_back {
+        if config.mode == Mode::Fallback {
             let undecided = readiness.block("waiting to see what the kernel carries");
             exposure.set_active(false);
             let follows = Follower {
@@ -264,8 +253,7 @@ impl App {
         });
         let latency = control.latency();
         let unopened = readiness.block("waiting for node ports");
-        let programming = program(
-            control,
+        let programming = control.run(
             batches,
             Arc::clone(&dataplane),
             Arc::clone(&node_ports),
@@ -401,45 +389,6 @@ fn announce(bound: &Bound, config: &Config, offloads: Offloads) {
     );
 }
 
-/// Networks by which pods are told, beside those that the Node names.
-fn cluster_cidrs(config: &Config) -> Vec<IpNet> {
-    let mode = config.detect_local_mode;
-    if mode.needs_interface() {
-        warn!(
-            mode = mode.as_str(),
-            "the interface that a packet came in by is not seen here: pods are told by the \
-             networks that the Node object names"
-        );
-    }
-    match mode {
-        DetectLocalMode::ClusterCidr => config.cluster_cidrs.clone(),
-        DetectLocalMode::NodeCidr
-        | DetectLocalMode::BridgeInterface
-        | DetectLocalMode::InterfaceNamePrefix => Vec::new(),
-    }
-}
-
-/// The control loop: ends when the source has.
-async fn program(
-    mut control: Control,
-    mut batches: mpsc::Receiver<Batch>,
-    dataplane: Arc<Dataplane>,
-    node_ports: Arc<NodePorts>,
-    unopened: Blocker,
-) {
-    let mut unopened = Some(unopened);
-    while let Some(batch) = batches.recv().await {
-        let complete = batch.initial_complete;
-        if control.program(batch) {
-            dataplane.table_changed();
-        }
-        if complete && let Some(unopened) = unopened.take() {
-            node_ports.settled().await;
-            drop(unopened);
-        }
-    }
-}
-
 /// Listens at an address, by the listener of the former process if that has it.
 async fn listen(
     name: &'static str,
@@ -479,16 +428,4 @@ async fn routes_of(link: &Link) -> BTreeSet<IpNet> {
 /// With the port that the system chose.
 fn address_of(listener: Option<&TcpListener>) -> Option<SocketAddr> {
     listener.and_then(|listener| listener.local_addr().ok())
-}
-
-/// The families of the service ranges; both while these are not known.
-fn families(service_cidrs: &[IpNet]) -> Vec<Family> {
-    if service_cidrs.is_empty() {
-        return vec![Family::IPv4, Family::IPv6];
-    }
-    let family = |net: &IpNet| match net {
-        IpNet::V4(_) => Family::IPv4,
-        IpNet::V6(_) => Family::IPv6,
-    };
-    service_cidrs.iter().map(family).collect()
 }
