@@ -58,7 +58,7 @@ pub(crate) use flow::Conversation;
 pub(crate) use flow_table::{FlowId, FlowKey, Found};
 pub(crate) use flows::Flows;
 pub(crate) use handle::answered;
-pub(crate) use local_addresses::interface_addresses;
+pub(crate) use local_addresses::{LocalAddresses, interface_addresses};
 pub(crate) use preface::proxy_header;
 pub(crate) use shared::{Shared, Sweep};
 pub(crate) use stats::WorkerStats;

@@ -36,7 +36,6 @@ mod audience;
 mod flow;
 mod handle;
 mod listener;
-mod own_addresses;
 mod pipe;
 mod plan;
 mod relay;

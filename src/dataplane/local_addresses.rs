@@ -6,29 +6,43 @@ use std::time::{Duration, Instant};
 
 use nix::ifaddrs::getifaddrs;
 
-/// How old the list may be when an unknown address asks: one more look a second is
-/// cheap, and a new address of the node is served within it.
-const MAX_AGE: Duration = Duration::from_secs(1);
-
 /// The node's addresses, read again when an unknown one comes up. Only asked for new
-/// flows, and only while pods are not served.
-#[derive(Debug, Default)]
-pub(super) struct LocalAddresses {
+/// flows, where it matters whether the client is this node.
+#[derive(Debug)]
+pub(crate) struct LocalAddresses {
     known: HashSet<IpAddr>,
     read: Option<Instant>,
+    max_age: Duration,
 }
 
 impl LocalAddresses {
-    pub(super) fn contains(&mut self, address: IpAddr, now: Instant) -> bool {
-        if self.known.contains(&address) {
+    /// None that are known. `max_age` is how old the list may be when an unknown address
+    /// asks.
+    pub(crate) fn new(max_age: Duration) -> Self {
+        Self {
+            known: HashSet::new(),
+            read: None,
+            max_age,
+        }
+    }
+
+    /// Whether an address is one of this node. All of 127.0.0.0/8 is.
+    pub(crate) fn contains(&mut self, address: IpAddr, now: Instant) -> bool {
+        if address.is_loopback() || self.known.contains(&address) {
             return true;
         }
-        if self.read.is_some_and(|read| now < read + MAX_AGE) {
+        if self.read.is_some_and(|read| now < read + self.max_age) {
             return false;
         }
         self.read = Some(now);
         self.known = interface_addresses(None);
         self.known.contains(&address)
+    }
+
+    /// The addresses have changed.
+    pub(crate) fn forget(&mut self) {
+        self.known.clear();
+        self.read = None;
     }
 }
 
@@ -55,7 +69,7 @@ mod tests {
 
     #[test]
     fn loopback_is_local_and_a_documentation_address_is_not() {
-        let mut local = LocalAddresses::default();
+        let mut local = LocalAddresses::new(Duration::from_secs(1));
         let now = Instant::now();
         assert!(local.contains(Ipv4Addr::LOCALHOST.into(), now));
         assert!(!local.contains(Ipv4Addr::new(192, 0, 2, 1).into(), now));

@@ -55,6 +55,10 @@ const EVENTS: usize = 256;
 /// a third of a short connection (4.7 k against 6.7 k connections/s in the prototype).
 const KEEP_RINGS: usize = 64 << 20;
 
+/// How old the list of the node's addresses may be when an unknown address asks: one
+/// more look a second is cheap, and a new address of the node is served within it.
+const ADDRESSES_MAX_AGE: Duration = Duration::from_secs(1);
+
 /// Between two looks at fragments and connections in TIME_WAIT.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
@@ -146,7 +150,7 @@ impl Worker {
             answered: VecDeque::new(),
             rings: RingPool::new(keep),
             half_open: HalfOpen::default(),
-            local: LocalAddresses::default(),
+            local: LocalAddresses::new(ADDRESSES_MAX_AGE),
             limiter: ErrorLimiter::new(ErrorLimits::default()),
             fragments: FragmentStore::new(FragmentLimits::default()),
             scratch: Vec::with_capacity(MAX_FRAME_LEN),

@@ -20,15 +20,14 @@ use tokio::sync::oneshot;
 
 use super::flow::{Kind, Own};
 use super::listener::{Listen, ListenAddress, Listener};
-use super::own_addresses::OwnAddresses;
 use super::pipe::Pipes;
 use super::relay::{Readiness, Side};
 use super::takeover::Lent;
 use super::token::{MAILBOX, Owner};
 use super::unreachable::{RawSockets, Told, Unreachables};
 use crate::dataplane::{
-    DataplaneConfig, Dialer, Ending, FlowId, FlowKey, FlowRecord, FlowView, Flows, MAX_UDP_PAYLOAD,
-    Shared, Sweep, WorkerStats,
+    DataplaneConfig, Dialer, Ending, FlowId, FlowKey, FlowRecord, FlowView, Flows, LocalAddresses,
+    MAX_UDP_PAYLOAD, Shared, Sweep, WorkerStats,
 };
 use crate::ipvs::{DropReason, EchoVerdict, Protocol, RejectReason, Verdict, VirtualServer};
 use crate::packet::Unreachable;
@@ -41,6 +40,10 @@ mod udp;
 
 /// Readiness events taken at a time.
 const EVENTS: usize = 256;
+
+/// How old the list of the node's addresses may be when one that is not in it asks.
+/// Changes are told ([`Message::Addresses`]); this is for the time in between.
+const ADDRESSES_MAX_AGE: Duration = Duration::from_secs(5);
 
 /// Between two counts of the bytes of open flows.
 const ACCOUNT: Duration = Duration::from_secs(1);
@@ -117,7 +120,7 @@ pub(super) struct Worker {
     accounted: Instant,
     pipes: Pipes,
     dialer: Dialer,
-    own: OwnAddresses,
+    own: LocalAddresses,
     unreachables: Unreachables,
     /// A datagram.
     datagram: Box<[u8]>,
@@ -154,7 +157,7 @@ impl Worker {
             flows: Flows::default(),
             accounted: now,
             pipes: Pipes::default(),
-            own: OwnAddresses::default(),
+            own: LocalAddresses::new(ADDRESSES_MAX_AGE),
             unreachables: Unreachables::new(parts.raw),
             datagram: vec![0; MAX_UDP_PAYLOAD].into_boxed_slice(),
             now,
