@@ -38,31 +38,33 @@ mod timers;
 mod udp_flow;
 mod view;
 mod worker;
+mod workers;
 
 pub use access_log::LogWriter;
 pub use dial_failure::DialFailure;
 pub use ending::{Ending, TcpTimeouts};
-pub use handle::{Dataplane, StartError};
+pub use handle::Dataplane;
 pub use histogram::Histogram;
 pub use server_socket::{KernelSocket, ServerSocket};
 pub use stats::Counters;
 pub use takeover::{HandedFlow, Suspended};
 pub use tcp_flow::{Progress, TcpFlow};
 pub use view::FlowView;
+pub use workers::StartError;
 
 // What the node ports' flows have in common with those of the TUN.
-pub(crate) use access_log::{FlowRecord, start as start_access_log};
+pub(crate) use access_log::FlowRecord;
 pub(crate) use dial::{Dial, Outcome, Tried};
 pub(crate) use dialer::Dialer;
 pub(crate) use flow::Conversation;
 pub(crate) use flow_table::{FlowId, FlowKey, Found};
 pub(crate) use flows::Flows;
-pub(crate) use handle::answered;
 pub(crate) use local_addresses::{LocalAddresses, interface_addresses};
 pub(crate) use preface::proxy_header;
 pub(crate) use shared::{Shared, Sweep};
 pub(crate) use stats::WorkerStats;
 pub(crate) use udp_flow::{MAX_UDP_PAYLOAD, UdpFlow, is_icmp, unreachable_of};
+pub(crate) use workers::{Inbox, Workers};
 
 use crate::ipvs::Table;
 

@@ -7,62 +7,30 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
-use std::thread;
 use std::time::Duration;
 
 use dashmap::DashMap;
 use ipnet::IpNet;
-use mio::{Poll, Waker};
-use thiserror::Error;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
-use super::access_log;
-use super::shared::{Message, Owners, Shared, Sweep};
+use super::shared::{Message, Owners, Shared};
 use super::stats::{Counters, WorkerStats};
 use super::takeover::{self, Former, Suspended};
 use super::view::FlowView;
 use super::worker::{MAILBOX, Parts, Worker};
+use super::workers::{StartError, Workers};
 use super::{DataplaneConfig, SharedTable};
 use crate::tun::Queue;
 
-/// Messages that wait for a worker. The control plane waits when it is full; another
-/// worker that hands over a packet drops it.
-const MAILBOX_DEPTH: usize = 1024;
-
 /// How often [`Dataplane::drained`] looks.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
-
-/// The data plane did not start.
-#[derive(Debug, Error)]
-pub enum StartError {
-    /// No epoll instance or wake-up descriptor.
-    #[error("cannot make the event queue of worker {worker}")]
-    Events {
-        /// The worker's number.
-        worker: usize,
-        /// The system's error.
-        source: io::Error,
-    },
-    /// No thread.
-    #[error("cannot start the thread '{name}'")]
-    Thread {
-        /// Its name.
-        name: String,
-        /// The system's error.
-        source: io::Error,
-    },
-}
 
 /// The running workers. Dropping it stops them.
 #[derive(Debug)]
 pub struct Dataplane {
     shared: Arc<Shared>,
-    mailboxes: Vec<(SyncSender<Message>, Arc<Waker>)>,
-    sweeps: Vec<Arc<Sweep>>,
-    threads: Vec<thread::JoinHandle<()>>,
-    failure: watch::Receiver<Option<String>>,
+    workers: Workers<Message>,
     queues: Vec<Arc<Queue>>,
 }
 
@@ -99,25 +67,14 @@ impl Dataplane {
         reading: bool,
     ) -> Result<Self, StartError> {
         let queues: Vec<_> = queues.into_iter().map(Arc::new).collect();
-        let mut polls = Vec::new();
-        let mut mailboxes = Vec::new();
-        let mut receivers = Vec::new();
-        for worker in 0..queues.len() {
-            let events = |source| StartError::Events { worker, source };
-            let poll = Poll::new().map_err(events)?;
-            let waker = Arc::new(Waker::new(poll.registry(), MAILBOX).map_err(events)?);
-            let (sender, receiver) = sync_channel(MAILBOX_DEPTH);
-            polls.push(poll);
-            mailboxes.push((sender, waker));
-            receivers.push(receiver);
-        }
+        let (workers, inboxes, log) = Workers::prepare(queues.len(), MAILBOX)?;
         let stats: Vec<_> = queues
             .iter()
             .map(|_| Arc::new(WorkerStats::default()))
             .collect();
         let owners = (queues.len() > 1).then(|| Owners {
             of: DashMap::default(),
-            mailboxes: mailboxes.clone(),
+            mailboxes: workers.mailboxes().to_vec(),
         });
         let shared = Arc::new(Shared {
             table,
@@ -132,53 +89,33 @@ impl Dataplane {
             draining: AtomicBool::new(false),
             owners,
         });
-        let (log, log_thread) = access_log::start().map_err(|source| StartError::Thread {
-            name: "access-log".to_owned(),
-            source,
-        })?;
-        let (failed, failure) = watch::channel(None);
-        let failed = Arc::new(failed);
         let mut dataplane = Self {
             shared: Arc::clone(&shared),
-            mailboxes,
-            sweeps: queues.iter().map(|_| Arc::default()).collect(),
-            threads: vec![log_thread],
-            failure,
+            workers,
             queues: queues.clone(),
         };
-        let parts = queues
-            .into_iter()
-            .zip(polls)
-            .zip(receivers)
-            .zip(stats)
-            .enumerate();
-        for (index, (((queue, poll), mailbox), stats)) in parts {
+        let parts = queues.into_iter().zip(inboxes).zip(stats).enumerate();
+        for (index, ((queue, inbox), stats)) in parts {
             let parts = Parts {
                 index,
                 shared: Arc::clone(&shared),
                 stats,
                 queue,
                 reading,
-                poll,
-                mailbox,
-                sweep: Arc::clone(&dataplane.sweeps[index]),
+                inbox,
                 log: log.clone(),
                 seed: random_seed(index),
             };
-            let name = format!("worker-{index}");
-            let failed = Arc::clone(&failed);
-            let thread = thread::Builder::new()
-                .name(name.clone())
-                .spawn(move || {
+            dataplane
+                .workers
+                .spawn(format!("worker-{index}"), move || {
                     // A worker stays on the thread it was made on: its rings are counted
                     // without locks.
-                    if let Err(error) = Worker::new(parts).run() {
+                    Worker::new(parts).run().map_err(|error| {
                         tracing::error!(worker = index, %error, "the TUN queue failed");
-                        failed.send_replace(Some(format!("TUN queue {index}: {error}")));
-                    }
-                })
-                .map_err(|source| StartError::Thread { name, source })?;
-            dataplane.threads.push(thread);
+                        format!("TUN queue {index}: {error}")
+                    })
+                })?;
         }
         Ok(dataplane)
     }
@@ -186,12 +123,7 @@ impl Dataplane {
     /// Tells the workers that real servers may have retired. Call it after changes
     /// of the table; UDP flows to retired real servers end at once. It never waits.
     pub fn table_changed(&self) {
-        for (sweep, (_, waker)) in self.sweeps.iter().zip(&self.mailboxes) {
-            if sweep.ask() {
-                // Fails for no worker that runs.
-                let _ = waker.wake();
-            }
-        }
+        self.workers.sweep();
     }
 
     /// Serves pods from now on, or drops what they send; who counts as one is told
@@ -210,33 +142,18 @@ impl Dataplane {
     /// those that are open the limits on their time. MTU and whether pods are served
     /// stay as they are.
     pub fn configure(&self, config: &Arc<DataplaneConfig>) {
-        self.tell(|| Message::Configure(Arc::clone(config)));
+        self.workers.tell(|| Message::Configure(Arc::clone(config)));
     }
 
     /// Returns whether all workers have answered within `patience`.
     pub async fn answers(&self, patience: Duration) -> bool {
-        let mut replies = Vec::new();
-        for (mailbox, waker) in &self.mailboxes {
-            let (sender, receiver) = oneshot::channel();
-            // A worker whose mailbox is full does not read it.
-            if mailbox.try_send(Message::Ping(sender)).is_err() || waker.wake().is_err() {
-                return false;
-            }
-            replies.push(receiver);
-        }
-        answered(replies, patience).await
+        self.workers.answer(Message::Ping, patience).await
     }
 
     /// All flows, in no order.
     pub async fn flows(&self) -> Vec<FlowView> {
-        let mut replies = Vec::new();
-        self.tell(|| {
-            let (sender, receiver) = oneshot::channel();
-            replies.push(receiver);
-            Message::Flows(sender)
-        });
         let mut flows = Vec::new();
-        for reply in replies {
+        for reply in self.workers.ask(Message::Flows) {
             // A worker that ended has no flows.
             flows.extend(reply.await.unwrap_or_default());
         }
@@ -247,14 +164,9 @@ impl Dataplane {
     /// former one whose packets come by here.
     pub async fn used(&self, nets: Vec<IpNet>) -> BTreeSet<IpAddr> {
         let nets: Arc<[IpNet]> = nets.into();
-        let mut replies = Vec::new();
-        self.tell(|| {
-            let (sender, receiver) = oneshot::channel();
-            replies.push(receiver);
-            Message::Used(Arc::clone(&nets), sender)
-        });
+        let ask = |reply| Message::Used(Arc::clone(&nets), reply);
         let mut used = BTreeSet::new();
-        for reply in replies {
+        for reply in self.workers.ask(ask) {
             // A worker that ended has no flows.
             used.extend(reply.await.unwrap_or_default());
         }
@@ -287,23 +199,20 @@ impl Dataplane {
     pub async fn suspend(&self) -> io::Result<Suspended> {
         let mut sockets = Vec::new();
         let mut ours = Vec::new();
-        for _ in &self.mailboxes {
+        for _ in self.workers.mailboxes() {
             let (here, there) = takeover::pair()?;
             ours.push(here);
             sockets.push(there);
         }
         let first = ours.first().map(OwnedFd::try_clone);
         self.shared.set_successor(first.transpose()?);
-        let mut replies = Vec::new();
-        let mut ours = ours.into_iter();
-        self.tell_some(|| {
-            let (sender, receiver) = oneshot::channel();
-            replies.push(receiver);
-            Some(Message::Suspend(ours.next()?, sender))
-        });
+        let (replies, answers): (Vec<_>, Vec<_>) = ours.iter().map(|_| oneshot::channel()).unzip();
+        let messages = ours.into_iter().zip(replies);
+        self.workers
+            .tell_each(messages.map(|(socket, reply)| Message::Suspend(socket, reply)));
         let mut flows = Vec::new();
-        for reply in replies {
-            flows.extend(reply.await.map_err(io::Error::other)??);
+        for answer in answers {
+            flows.extend(answer.await.map_err(io::Error::other)??);
         }
         Ok(Suspended { flows, sockets })
     }
@@ -311,7 +220,7 @@ impl Dataplane {
     /// Reads the queues again.
     pub fn resume(&self) {
         self.shared.set_successor(None);
-        self.tell(|| Message::Resume);
+        self.workers.tell(|| Message::Resume);
     }
 
     /// Reads the queues from now on, and passes packets of flows that a former process
@@ -334,13 +243,7 @@ impl Dataplane {
         &self,
         message: impl Fn(oneshot::Sender<io::Result<()>>) -> Message,
     ) -> io::Result<()> {
-        let mut replies = Vec::new();
-        self.tell(|| {
-            let (sender, receiver) = oneshot::channel();
-            replies.push(receiver);
-            message(sender)
-        });
-        for reply in replies {
+        for reply in self.workers.ask(message) {
             reply.await.map_err(io::Error::other)??;
         }
         Ok(())
@@ -358,7 +261,7 @@ impl Dataplane {
     /// are kept out by [`crate::ipvs::Table::set_draining`].
     pub fn drain(&self) {
         self.shared.draining.store(true, Ordering::Relaxed);
-        self.tell(|| Message::Drain);
+        self.workers.tell(|| Message::Drain);
     }
 
     /// Returns when no flow is left, those of the node ports and of a former process
@@ -384,60 +287,19 @@ impl Dataplane {
 
     /// Returns when a worker has failed, with the reason: the device was deleted.
     pub async fn failed(&self) -> String {
-        let mut failure = self.failure.clone();
-        match failure.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or_default(),
-            // All workers have ended without a failure.
-            Err(_) => std::future::pending().await,
-        }
+        self.workers.failed().await
     }
 
     /// Resets what is open, ends the threads and waits for them.
-    pub fn stop(mut self) {
-        self.end();
-    }
-
-    fn end(&mut self) {
-        self.tell(|| Message::Stop);
-        for thread in self.threads.drain(..).rev() {
-            // A panic of the thread has been reported by the panic hook.
-            let _ = thread.join();
-        }
-    }
-
-    fn tell(&self, mut message: impl FnMut() -> Message) {
-        self.tell_some(|| Some(message()));
-    }
-
-    fn tell_some(&self, mut message: impl FnMut() -> Option<Message>) {
-        for (mailbox, waker) in &self.mailboxes {
-            // A worker that ended needs no message.
-            if let Some(message) = message()
-                && mailbox.send(message).is_ok()
-            {
-                let _ = waker.wake();
-            }
-        }
+    pub fn stop(self) {
+        drop(self);
     }
 }
 
 impl Drop for Dataplane {
     fn drop(&mut self) {
-        self.end();
+        self.workers.end(|| Message::Stop);
     }
-}
-
-/// Whether all of these are told within `patience`.
-pub(crate) async fn answered(replies: Vec<oneshot::Receiver<()>>, patience: Duration) -> bool {
-    let all = async {
-        for reply in replies {
-            if reply.await.is_err() {
-                return false;
-            }
-        }
-        true
-    };
-    tokio::time::timeout(patience, all).await.unwrap_or(false)
 }
 
 /// A seed that differs between processes and workers; `RandomState` has its keys

@@ -5,7 +5,6 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use super::flow_table::FlowKey;
 use super::stats::WorkerStats;
 use super::takeover::{Former, HandedFlow, Sent, send_ended};
 use super::view::FlowView;
+use super::workers::Mailbox;
 use super::{DataplaneConfig, SharedTable};
 use crate::ipvs::Protocol;
 
@@ -52,7 +52,7 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub(crate) struct Owners {
     pub(crate) of: DashMap<FlowKey, usize, foldhash::fast::RandomState>,
-    pub(crate) mailboxes: Vec<(SyncSender<Message>, Arc<mio::Waker>)>,
+    pub(crate) mailboxes: Vec<Mailbox<Message>>,
 }
 
 /// While the process ends, a UDP flow is over after this much silence: UDP has no end

@@ -30,6 +30,7 @@ use super::local_addresses::LocalAddresses;
 use super::shared::{Message, Shared, Sweep};
 use super::sink::TunSink;
 use super::stats::WorkerStats;
+use super::workers::Inbox;
 use crate::ipvs::{DropReason, RejectReason, VirtualServer};
 use crate::netstack::{RingPool, Stack, StackConfig};
 use crate::packet::{ErrorLimiter, ErrorLimits, FragmentLimits, FragmentStore};
@@ -112,9 +113,7 @@ pub(super) struct Parts {
     pub(super) queue: Arc<Queue>,
     /// The queue is read from the start, and not only once the worker is told to.
     pub(super) reading: bool,
-    pub(super) poll: Poll,
-    pub(super) mailbox: Receiver<Message>,
-    pub(super) sweep: Arc<Sweep>,
+    pub(super) inbox: Inbox<Message>,
     pub(super) log: SyncSender<FlowRecord>,
     /// Seed of sequence numbers and identifiers.
     pub(super) seed: u64,
@@ -142,9 +141,9 @@ impl Worker {
             shared: parts.shared,
             stats: parts.stats,
             queue,
-            poll: parts.poll,
-            mailbox: parts.mailbox,
-            sweep: parts.sweep,
+            poll: parts.inbox.poll,
+            mailbox: parts.inbox.mailbox,
+            sweep: parts.inbox.sweep,
             log: parts.log,
             flows: Flows::default(),
             answered: VecDeque::new(),

@@ -3,13 +3,8 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
-use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
-
-use mio::{Poll, Waker};
-use tokio::sync::{oneshot, watch};
 
 use super::NodePortConfig;
 use super::addresses::{NodeAddresses, NodePortAddress};
@@ -19,25 +14,18 @@ use super::token::MAILBOX;
 use super::unreachable::RawSockets;
 use super::worker::{Message, Parts, Worker};
 use crate::dataplane::{
-    Counters, Dataplane, DataplaneConfig, FlowView, StartError, Sweep, WorkerStats, answered,
-    start_access_log,
+    Counters, Dataplane, DataplaneConfig, FlowView, StartError, WorkerStats, Workers,
 };
 use crate::ipvs::{ServicePortName, Table};
 use crate::service::Change;
-
-/// Messages that wait for a worker. The control plane waits when it is full.
-const MAILBOX_DEPTH: usize = 1024;
 
 /// The running node ports. Dropping it closes them.
 #[derive(Debug)]
 pub struct NodePorts {
     state: Mutex<State>,
     table: Arc<Table>,
-    mailboxes: Vec<(SyncSender<Message>, Arc<Waker>)>,
-    sweeps: Vec<Arc<Sweep>>,
-    threads: Vec<thread::JoinHandle<()>>,
+    workers: Workers<Message>,
     stats: Vec<Arc<WorkerStats>>,
-    failure: watch::Receiver<Option<String>>,
 }
 
 #[derive(Debug)]
@@ -64,12 +52,7 @@ impl NodePorts {
     ) -> Result<Self, StartError> {
         let raw = Arc::new(raw);
         let shared = dataplane.shared();
-        let (log, log_thread) = start_access_log().map_err(|source| StartError::Thread {
-            name: "access-log".to_owned(),
-            source,
-        })?;
-        let (failed, failure) = watch::channel(None);
-        let failed = Arc::new(failed);
+        let (workers, inboxes, log) = Workers::prepare(config.workers.get(), MAILBOX)?;
         let mut plan = Plan::new(config.addresses);
         plan.set_addresses(NodeAddresses::read(&[], &config.except));
         let mut node_ports = Self {
@@ -79,43 +62,27 @@ impl NodePorts {
                 except: config.except,
             }),
             table: Arc::clone(&shared.table),
-            mailboxes: Vec::new(),
-            sweeps: Vec::new(),
-            threads: vec![log_thread],
+            workers,
             stats: Vec::new(),
-            failure,
         };
-        for worker in 0..config.workers.get() {
-            let events = |source| StartError::Events { worker, source };
-            let poll = Poll::new().map_err(events)?;
-            let waker = Arc::new(Waker::new(poll.registry(), MAILBOX).map_err(events)?);
-            let (sender, mailbox) = sync_channel(MAILBOX_DEPTH);
+        for (worker, inbox) in inboxes.into_iter().enumerate() {
             let stats = Arc::new(WorkerStats::default());
-            let sweep = Arc::new(Sweep::default());
+            node_ports.stats.push(Arc::clone(&stats));
             let parts = Parts {
-                sweep: Arc::clone(&sweep),
                 shared: Arc::clone(&shared),
-                stats: Arc::clone(&stats),
-                poll,
-                mailbox,
+                stats,
+                inbox,
                 log: log.clone(),
                 raw: Arc::clone(&raw),
             };
-            let name = format!("node-port-{worker}");
-            let failed = Arc::clone(&failed);
-            let thread = thread::Builder::new()
-                .name(name.clone())
-                .spawn(move || {
-                    if let Err(error) = Worker::new(parts).run() {
+            node_ports
+                .workers
+                .spawn(format!("node-port-{worker}"), move || {
+                    Worker::new(parts).run().map_err(|error| {
                         tracing::error!(worker, %error, "a worker of the node ports failed");
-                        failed.send_replace(Some(format!("node port worker {worker}: {error}")));
-                    }
-                })
-                .map_err(|source| StartError::Thread { name, source })?;
-            node_ports.mailboxes.push((sender, waker));
-            node_ports.sweeps.push(sweep);
-            node_ports.stats.push(stats);
-            node_ports.threads.push(thread);
+                        format!("node port worker {worker}: {error}")
+                    })
+                })?;
         }
         Ok(node_ports)
     }
@@ -137,12 +104,7 @@ impl NodePorts {
         // Still under the lock: the workers see steps in the order of the changes.
         self.carry_out(steps);
         drop(state);
-        for (sweep, (_, waker)) in self.sweeps.iter().zip(&self.mailboxes) {
-            if sweep.ask() {
-                // Fails for no worker that runs.
-                let _ = waker.wake();
-            }
-        }
+        self.workers.sweep();
     }
 
     /// Looks at the node's addresses again: call it when they may have changed.
@@ -150,7 +112,7 @@ impl NodePorts {
     pub fn addresses_changed(&self) -> bool {
         let changed = self.read_addresses(&mut self.state());
         if changed {
-            self.tell(|| Message::Addresses);
+            self.workers.tell(|| Message::Addresses);
         }
         changed
     }
@@ -177,7 +139,7 @@ impl NodePorts {
     /// Has the workers follow these settings from now on, as
     /// [`Dataplane::configure`].
     pub fn configure(&self, config: &Arc<DataplaneConfig>) {
-        self.tell(|| Message::Configure(Arc::clone(config)));
+        self.workers.tell(|| Message::Configure(Arc::clone(config)));
     }
 
     /// Opens node ports on these of the node's addresses from now on; empty for
@@ -190,16 +152,7 @@ impl NodePorts {
 
     /// Returns whether all workers have answered within `patience`.
     pub async fn answers(&self, patience: Duration) -> bool {
-        let mut replies = Vec::new();
-        for (mailbox, waker) in &self.mailboxes {
-            let (sender, receiver) = oneshot::channel();
-            // A worker whose mailbox is full does not read it.
-            if mailbox.try_send(Message::Settled(sender)).is_err() || waker.wake().is_err() {
-                return false;
-            }
-            replies.push(receiver);
-        }
-        answered(replies, patience).await
+        self.workers.answer(Message::Settled, patience).await
     }
 
     /// The process ends. Listeners close, those of UDP when the last flow through them
@@ -229,7 +182,7 @@ impl NodePorts {
     /// When there are no descriptors, or a worker has ended; call `reclaim` then too.
     pub async fn lend(&self) -> io::Result<Lent> {
         let mut lent = Lent::default();
-        for reply in self.ask(Message::Lend) {
+        for reply in self.workers.ask(Message::Lend) {
             lent.append(reply.await.map_err(io::Error::other)??);
         }
         Ok(lent)
@@ -237,7 +190,7 @@ impl NodePorts {
 
     /// Takes from the listeners again.
     pub fn reclaim(&self) {
-        self.tell(|| Message::Reclaim);
+        self.workers.tell(|| Message::Reclaim);
     }
 
     /// Closes here what another process has now. Relayed connections go on.
@@ -245,25 +198,26 @@ impl NodePorts {
         let mut state = self.state();
         // The sockets are closed without the plan's steps, and not opened again.
         drop(state.plan.set_open(false));
-        self.tell(|| Message::Release);
+        self.workers.tell(|| Message::Release);
     }
 
     /// Goes on with what another process had: call it before [`NodePorts::set_open`]. What
     /// this process does not listen on is closed by an empty `lent` after that, but for
     /// UDP listeners of services without endpoints that have flows.
     pub fn inherit(&self, lent: Lent) {
-        let mut split = lent.split(self.mailboxes.len()).into_iter();
-        self.tell(|| Message::Inherit(split.next().unwrap_or_default()));
+        let split = lent.split(self.workers.mailboxes().len());
+        self.workers
+            .tell_each(split.into_iter().map(Message::Inherit));
     }
 
     /// UDP flows are over after less silence now.
     pub fn hasten(&self) {
-        self.tell(|| Message::Hasten);
+        self.workers.tell(|| Message::Hasten);
     }
 
     /// Returns when the workers have done all they were told before.
     pub async fn settled(&self) {
-        for reply in self.ask(Message::Settled) {
+        for reply in self.workers.ask(Message::Settled) {
             // A worker that ended has nothing to do.
             let _ = reply.await;
         }
@@ -272,7 +226,7 @@ impl NodePorts {
     /// All flows, in no order.
     pub async fn flows(&self) -> Vec<FlowView> {
         let mut flows = Vec::new();
-        for reply in self.ask(Message::Flows) {
+        for reply in self.workers.ask(Message::Flows) {
             // A worker that ended has no flows.
             flows.extend(reply.await.unwrap_or_default());
         }
@@ -287,12 +241,7 @@ impl NodePorts {
 
     /// Returns when a worker has failed, with the reason.
     pub async fn failed(&self) -> String {
-        let mut failure = self.failure.clone();
-        match failure.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or_default(),
-            // All workers have ended without a failure.
-            Err(_) => std::future::pending().await,
-        }
+        self.workers.failed().await
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -327,43 +276,14 @@ impl NodePorts {
     /// Tells the worker that has the port. A port is one worker's, whatever the address,
     /// so that steps that concern one another stay in order.
     fn send(&self, port: u16, message: Message) {
-        let worker = usize::from(port) % self.mailboxes.len().max(1);
-        if let Some((mailbox, waker)) = self.mailboxes.get(worker)
-            && mailbox.send(message).is_ok()
-        {
-            let _ = waker.wake();
-        }
-    }
-
-    fn ask<T>(&self, message: impl Fn(oneshot::Sender<T>) -> Message) -> Vec<oneshot::Receiver<T>> {
-        let mut replies = Vec::new();
-        self.tell(|| {
-            let (sender, receiver) = oneshot::channel();
-            replies.push(receiver);
-            message(sender)
-        });
-        replies
-    }
-
-    fn tell(&self, mut message: impl FnMut() -> Message) {
-        for (mailbox, waker) in &self.mailboxes {
-            // A worker that ended needs no message.
-            if mailbox.send(message()).is_ok() {
-                let _ = waker.wake();
-            }
-        }
+        let worker = usize::from(port) % self.workers.mailboxes().len().max(1);
+        self.workers.tell_one(worker, message);
     }
 }
 
 impl Drop for NodePorts {
     fn drop(&mut self) {
-        // The wakers outlive the threads: one that is closed before its thread has
-        // looked is no event any more.
-        self.tell(|| Message::Stop);
-        for thread in self.threads.drain(..).rev() {
-            // A panic of the thread has been reported by the panic hook.
-            let _ = thread.join();
-        }
+        self.workers.end(|| Message::Stop);
     }
 }
 

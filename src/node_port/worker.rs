@@ -26,8 +26,8 @@ use super::takeover::Lent;
 use super::token::{MAILBOX, Owner};
 use super::unreachable::{RawSockets, Told, Unreachables};
 use crate::dataplane::{
-    DataplaneConfig, Dialer, Ending, FlowId, FlowKey, FlowRecord, FlowView, Flows, LocalAddresses,
-    MAX_UDP_PAYLOAD, Shared, Sweep, WorkerStats,
+    DataplaneConfig, Dialer, Ending, FlowId, FlowKey, FlowRecord, FlowView, Flows, Inbox,
+    LocalAddresses, MAX_UDP_PAYLOAD, Shared, Sweep, WorkerStats,
 };
 use crate::ipvs::{DropReason, EchoVerdict, Protocol, RejectReason, Verdict, VirtualServer};
 use crate::packet::Unreachable;
@@ -84,9 +84,7 @@ pub(super) enum Message {
 pub(super) struct Parts {
     pub(super) shared: Arc<Shared>,
     pub(super) stats: Arc<WorkerStats>,
-    pub(super) poll: Poll,
-    pub(super) mailbox: Receiver<Message>,
-    pub(super) sweep: Arc<Sweep>,
+    pub(super) inbox: Inbox<Message>,
     pub(super) log: SyncSender<FlowRecord>,
     pub(super) raw: Arc<RawSockets>,
 }
@@ -141,9 +139,9 @@ impl Worker {
             config: Arc::clone(&parts.shared.config),
             shared: parts.shared,
             stats: parts.stats,
-            poll: parts.poll,
-            mailbox: parts.mailbox,
-            sweep: parts.sweep,
+            poll: parts.inbox.poll,
+            mailbox: parts.inbox.mailbox,
+            sweep: parts.inbox.sweep,
             log: parts.log,
             listeners: BTreeMap::new(),
             numbers: BTreeMap::new(),
