@@ -14,8 +14,6 @@
 //! [`confinement`] says which thread keeps which privilege.
 
 use std::io;
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::net::UnixStream;
@@ -31,7 +29,6 @@ use crate::ipvs::Table;
 use crate::node_port::NodePorts;
 use crate::tun::Link;
 use exposure::Exposure;
-use programming::ProgrammingLatency;
 use reload::Reloader;
 use takeover::FormerSide;
 
@@ -50,7 +47,7 @@ mod observe;
 mod pods;
 pub mod prepare;
 mod process;
-pub mod programming;
+mod programming;
 mod reload;
 mod routes;
 mod run;
@@ -65,13 +62,11 @@ mod view;
 mod watchdog;
 
 pub use error::AppError;
-pub use fallback::{Participation, Standing};
 pub use takeover::{TakeoverError, until_gone};
 
 /// A proxy that carries traffic.
 #[derive(Debug)]
 pub struct App {
-    bound: Bound,
     /// What is in effect.
     config: watch::Sender<Arc<Config>>,
     table: Arc<Table>,
@@ -80,8 +75,6 @@ pub struct App {
     readiness: Readiness,
     health: Health,
     reloader: Reloader,
-    latency: Arc<ProgrammingLatency>,
-    participation: Option<Participation>,
     tasks: JoinSet<Ended>,
     /// What another process goes on with after a hand-over.
     public: JoinSet<Ended>,
@@ -98,48 +91,8 @@ pub struct App {
     _link: Arc<Link>,
 }
 
-/// What a running proxy has opened.
-#[derive(Clone, Debug)]
-pub struct Bound {
-    /// Where health is served, with the port that the system chose for port 0.
-    pub healthz: Option<SocketAddr>,
-    /// Where metrics and the status page are, in the same way.
-    pub metrics: Option<SocketAddr>,
-    /// The admin socket.
-    pub admin_socket: PathBuf,
-    /// Name of the TUN device.
-    pub tun: String,
-}
-
 /// A task that has ended, and how.
 type Ended = (&'static str, Option<io::Error>);
-
-impl App {
-    /// What has been opened.
-    pub fn bound(&self) -> &Bound {
-        &self.bound
-    }
-
-    /// Whether the proxy is ready, and what it waits for.
-    pub fn readiness(&self) -> &Readiness {
-        &self.readiness
-    }
-
-    /// The configuration in effect, as it changes.
-    pub fn config(&self) -> watch::Receiver<Arc<Config>> {
-        self.config.subscribe()
-    }
-
-    /// How long changes took from the cluster to the table.
-    pub fn programming_latency(&self) -> &ProgrammingLatency {
-        &self.latency
-    }
-
-    /// Whether the proxy takes part at present, with `--mode fallback`.
-    pub fn participation(&self) -> Option<&Participation> {
-        self.participation.as_ref()
-    }
-}
 
 fn why_ended(ended: Option<Result<Ended, JoinError>>) -> AppError {
     match ended {

@@ -38,20 +38,20 @@ use crate::node::links::Node;
 
 /// Whether this proxy takes part, why, and since when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub(super) struct Standing {
     /// Whether its routes are set.
-    pub active: bool,
+    pub(super) active: bool,
     /// What the kernel did when that was decided.
-    pub reason: Kernel,
+    pub(super) reason: Kernel,
     /// When it was decided.
-    pub since: Instant,
+    pub(super) since: Instant,
     /// How often it was decided otherwise than before, from the start on.
-    pub changes: u64,
+    pub(super) changes: u64,
 }
 
 /// Where the present standing can be read; clones share it.
 #[derive(Clone, Debug)]
-pub struct Participation(Arc<watch::Sender<Option<Standing>>>);
+pub(super) struct Participation(Arc<watch::Sender<Option<Standing>>>);
 
 impl Participation {
     pub(super) fn new() -> Self {
@@ -59,7 +59,7 @@ impl Participation {
     }
 
     /// The present standing; `None` until the kernel was looked at.
-    pub fn standing(&self) -> Option<Standing> {
+    pub(super) fn standing(&self) -> Option<Standing> {
         *self.0.borrow()
     }
 

@@ -10,7 +10,7 @@ const BOUNDS: usize = 1 + 1 + 59 + 12 + 7;
 /// Upper bounds of the buckets in milliseconds: 0.25 s, 0.5 s, 1 to 59 s by 1,
 /// 60 to 115 s by 5, 120 to 300 s by 30 (kubernetes `pkg/proxy/metrics`,
 /// `NetworkProgrammingLatency`).
-pub const BUCKETS_MS: [u64; BOUNDS] = buckets();
+pub(super) const BUCKETS_MS: [u64; BOUNDS] = buckets();
 
 const fn buckets() -> [u64; BOUNDS] {
     let mut all = [0; BOUNDS];
@@ -36,7 +36,7 @@ const fn buckets() -> [u64; BOUNDS] {
 /// A histogram of programming latencies. Written by the control loop, read by
 /// whoever shows it.
 #[derive(Debug)]
-pub struct ProgrammingLatency {
+pub(super) struct ProgrammingLatency {
     /// For each bound the latencies up to it and above the one before; the last
     /// is for those above all.
     counts: [AtomicU64; BOUNDS + 1],
@@ -45,14 +45,14 @@ pub struct ProgrammingLatency {
 
 /// The histogram at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Snapshot {
+pub(super) struct Snapshot {
     /// How many latencies were up to the bound of the same position in
     /// [`BUCKETS_MS`].
-    pub cumulative: Vec<u64>,
+    pub(super) cumulative: Vec<u64>,
     /// How many there were.
-    pub count: u64,
+    pub(super) count: u64,
     /// All of them together, in milliseconds each.
-    pub sum: Duration,
+    pub(super) sum: Duration,
 }
 
 impl Default for ProgrammingLatency {
@@ -66,7 +66,7 @@ impl Default for ProgrammingLatency {
 
 impl ProgrammingLatency {
     /// Takes one latency.
-    pub fn observe(&self, latency: Duration) {
+    pub(super) fn observe(&self, latency: Duration) {
         let ms = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
         let at = BUCKETS_MS.partition_point(|bound| *bound < ms);
         if let Some(count) = self.counts.get(at) {
@@ -76,7 +76,7 @@ impl ProgrammingLatency {
     }
 
     /// The histogram now.
-    pub fn snapshot(&self) -> Snapshot {
+    pub(super) fn snapshot(&self) -> Snapshot {
         let mut count = 0;
         let mut cumulative = Vec::with_capacity(BOUNDS);
         for bucket in &self.counts {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::future;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -29,7 +30,7 @@ use super::routes;
 use super::settings::{cluster_cidrs, dataplane_config, families, node_port_config, wanted_routes};
 use super::takeover::{self, FormerSide, HEALTHZ, METRICS, NamedListener, Predecessor};
 use super::view::ProxyView;
-use super::{App, AppError, Bound, limits, why_ended};
+use super::{App, AppError, limits, why_ended};
 use crate::admin::health::{self, Health};
 use crate::admin::history::Recorder;
 use crate::admin::readiness::Readiness;
@@ -197,7 +198,7 @@ impl App {
             source: observe::source(&config, api_server.as_ref()),
             api_server,
             started,
-            participation: participation.clone(),
+            participation,
         };
         let observer = Arc::new(observer);
         let view = ProxyView {
@@ -251,7 +252,6 @@ impl App {
             following.follow(watch).await;
             ("the watch on addresses", None)
         });
-        let latency = control.latency();
         let unopened = readiness.block("waiting for node ports");
         let programming = control.run(
             batches,
@@ -350,7 +350,6 @@ impl App {
             public.spawn(async { ("the health server", serving.await.err()) });
         }
         Ok(Self {
-            bound,
             config: in_effect,
             table,
             dataplane,
@@ -358,8 +357,6 @@ impl App {
             readiness,
             health,
             reloader,
-            latency,
-            participation,
             tasks,
             public,
             admin_server,
@@ -371,6 +368,18 @@ impl App {
             _link: link,
         })
     }
+}
+
+/// What has been opened.
+struct Bound {
+    /// Where health is served, with the port that the system chose for port 0.
+    healthz: Option<SocketAddr>,
+    /// Where metrics and the status page are, in the same way.
+    metrics: Option<SocketAddr>,
+    /// The admin socket.
+    admin_socket: PathBuf,
+    /// Name of the TUN device.
+    tun: String,
 }
 
 fn announce(bound: &Bound, config: &Config, offloads: Offloads) {

@@ -7,7 +7,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use super::error::LabError;
 use super::namespace::Namespace;
 use super::netlink;
-use super::plan::{ClusterBuilder, NodeSpec, PodSpec, digits_as_ipv6, nth};
+use super::plan::{ClusterBuilder, NodeSpec, PodSpec, digits_as_ipv6};
 use super::wiring;
 
 /// A cluster that stands. It falls when it is dropped.
@@ -96,11 +96,6 @@ impl Cluster {
     /// default gateway and forwards nothing.
     pub fn outside(&self) -> &Namespace {
         &self.switch
-    }
-
-    /// The nodes' default gateway, an address of [`Self::outside`].
-    pub fn outside_address(&self) -> Ipv4Addr {
-        nth(self.plan.underlay, 1)
     }
 
     /// The IPv4 service range.

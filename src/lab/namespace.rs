@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::panic::resume_unwind;
 use std::process::Command;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread;
 
 use nix::sched::{CloneFlags, setns, unshare};
 use rtnetlink::Handle;
@@ -73,25 +73,6 @@ impl Namespace {
             Ok(done) => done,
             Err(error) => panic!("lab: cannot enter namespace {}: {error}", self.name),
         }
-    }
-
-    /// Starts a thread inside the namespace.
-    ///
-    /// # Errors
-    ///
-    /// When no thread can be had.
-    pub fn spawn_thread<T: Send + 'static>(
-        &self,
-        name: &str,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> io::Result<JoinHandle<T>> {
-        let namespace = self.clone();
-        thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || match namespace.enter_thread() {
-                Ok(()) => work(),
-                Err(error) => panic!("lab: cannot enter namespace {}: {error}", namespace.name),
-            })
     }
 
     /// A command that will run inside the namespace, whichever thread starts it.

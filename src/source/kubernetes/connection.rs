@@ -77,7 +77,7 @@ pub enum AccessError {
 
 /// A client of the API server; shared by all that follow something of it.
 pub struct Connection {
-    access: Option<Access>,
+    access: Access,
     server: Uri,
     requests: Arc<Requests>,
     current: Mutex<Current>,
@@ -111,26 +111,17 @@ impl Connection {
         let config = access.config().await?;
         let server = config.cluster_url.clone();
         let client = make(config).await?;
-        Ok(Self::with(Some(access), server, client))
-    }
-
-    /// Uses a client that is never made anew.
-    pub fn of_client(client: Client) -> Self {
-        Self::with(None, Uri::default(), client)
-    }
-
-    fn with(access: Option<Access>, server: Uri, client: Client) -> Self {
         let current = Current {
             client,
             renewed: None,
             failure: None,
         };
-        Self {
+        Ok(Self {
             access,
             server,
             requests: Arc::default(),
             current: Mutex::new(current),
-        }
+        })
     }
 
     /// Address of the API server, as it was when opened.
@@ -179,11 +170,8 @@ impl Connection {
     }
 
     async fn make_anew(&self, current: &mut Current) {
-        let Some(access) = &self.access else {
-            return;
-        };
         current.renewed = Some(Instant::now());
-        let made = async { make(access.config().await?).await };
+        let made = async { make(self.access.config().await?).await };
         match made.await {
             Ok(client) => {
                 debug!("the client of the API server is made anew");
