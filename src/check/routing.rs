@@ -182,8 +182,8 @@ pub(super) fn forwarding(around: &Surroundings<'_>) -> Vec<Finding> {
     keys.into_iter().map(look).collect()
 }
 
-/// The stricter of `all` and the interface's own holds (IN_DEV_RPFILTER,
-/// linux/inetdevice.h).
+/// The greater of `all` and the interface's own holds (IN_DEV_RPFILTER,
+/// linux/inetdevice.h): 1 is strict, 2 loose.
 pub(super) async fn reverse_path(around: &Surroundings<'_>) -> Finding {
     const SUBJECT: &str = "rp-filter";
     let all = match sysctl("net/ipv4/conf/all/rp_filter") {
