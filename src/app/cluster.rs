@@ -1,11 +1,8 @@
 //! The cluster as the source of objects: who is told what of it.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::Uri;
-use tokio::net::lookup_host;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -19,9 +16,6 @@ use crate::source::kubernetes::{
     self, Access, AccessError, Cluster, Connection, ServiceCidrs, Timing,
 };
 
-/// Time to find the API server's address by its name, only to warn of it.
-const LOOKUP: Duration = Duration::from_secs(2);
-
 /// Opens the way to the API server, if that is the source; nothing is sent to it
 /// yet.
 pub(super) async fn connect(source: &Source) -> Result<Option<Connection>, AccessError> {
@@ -32,21 +26,6 @@ pub(super) async fn connect(source: &Source) -> Result<Option<Connection>, Acces
             let access = Access { kubeconfig, master };
             Connection::open(access).await.map(Some)
         }
-    }
-}
-
-/// The addresses of the API server, as far as they can be told.
-pub(super) async fn addresses(server: &Uri) -> Vec<IpAddr> {
-    let Some(host) = server.host() else {
-        return Vec::new();
-    };
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    if let Ok(address) = host.parse() {
-        return vec![address];
-    }
-    match timeout(LOOKUP, lookup_host((host, 0))).await {
-        Ok(Ok(found)) => found.map(|address| address.ip()).collect(),
-        Ok(Err(_)) | Err(_) => Vec::new(),
     }
 }
 

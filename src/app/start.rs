@@ -224,7 +224,7 @@ impl App {
         );
         match (&config.source, connection) {
             (Source::Cluster { .. }, Some(connection)) => {
-                server = cluster::addresses(connection.server()).await;
+                server = connection.addresses().await;
                 routes::warn_of_hazard(&mut server, config.service_cidrs.iter());
                 Following {
                     connection,

@@ -2,12 +2,7 @@
 
 use std::error::Error;
 use std::io;
-use std::net::IpAddr;
 use std::time::Duration;
-
-use hyper::Uri;
-use tokio::net::lookup_host;
-use tokio::time::timeout;
 
 use super::{Asker, Finding, Surroundings, UNSEEN, chain};
 use crate::config::Source;
@@ -15,9 +10,6 @@ use crate::source::kubernetes::{Access, Connection, Permission, permissions, ver
 
 const SERVER: &str = "api-server";
 const PERMISSIONS: &str = "permissions";
-
-/// Time to find the server's address by its name.
-const LOOKUP: Duration = Duration::from_secs(2);
 
 pub(super) async fn cluster(around: &Surroundings<'_>) -> Vec<Finding> {
     let (kubeconfig, master) = match &around.config.source {
@@ -46,7 +38,7 @@ pub(super) async fn cluster(around: &Surroundings<'_>) -> Vec<Finding> {
     let server = connection.server();
     let mut findings = Vec::new();
     match version(&connection).await {
-        Ok(version) => findings.push(reached(around, server, &version).await),
+        Ok(version) => findings.push(reached(around, &connection, &version).await),
         Err(error) => {
             let mend = format!(
                 "see whether it is reached: curl -k {server}version; another address: --master URL"
@@ -86,9 +78,9 @@ fn is_denied(error: &(dyn Error + 'static)) -> bool {
 }
 
 /// The server answers; by a service's address it will not once nothing else serves that.
-async fn reached(around: &Surroundings<'_>, server: &Uri, version: &str) -> Finding {
-    let found = format!("{server} answers ({version})");
-    let addresses = addresses(server).await;
+async fn reached(around: &Surroundings<'_>, connection: &Connection, version: &str) -> Finding {
+    let found = format!("{} answers ({version})", connection.server());
+    let addresses = connection.addresses().await;
     let hazard = addresses.iter().find_map(|address| {
         let mut ranges = around.config.service_cidrs.iter();
         ranges
@@ -105,18 +97,6 @@ async fn reached(around: &Surroundings<'_>, server: &Uri, version: &str) -> Find
             ),
             "give the server's own address with --master URL",
         ),
-    }
-}
-
-async fn addresses(server: &Uri) -> Vec<IpAddr> {
-    let host = server.host().unwrap_or_default();
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    if let Ok(address) = host.parse() {
-        return vec![address];
-    }
-    match timeout(LOOKUP, lookup_host((host, 0))).await {
-        Ok(Ok(found)) => found.map(|address| address.ip()).collect(),
-        Ok(Err(_)) | Err(_) => Vec::new(),
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -13,6 +14,7 @@ use kube::client::{Body, ClientBuilder};
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use thiserror::Error;
+use tokio::net::lookup_host;
 use tokio::sync::Mutex;
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{Instant, timeout};
@@ -22,6 +24,9 @@ use super::requests::{Requests, Sent};
 
 /// Time for TCP and TLS to the API server.
 const CONNECT: Duration = Duration::from_secs(10);
+
+/// Time to find the API server's address by its name, only to warn of it.
+const LOOKUP: Duration = Duration::from_secs(2);
 
 /// Least time between two looks for new credentials: an exec plugin may call a
 /// service of its own.
@@ -127,6 +132,21 @@ impl Connection {
     /// Address of the API server, as it was when opened.
     pub fn server(&self) -> &Uri {
         &self.server
+    }
+
+    /// The addresses of the API server, as far as they can be told.
+    pub async fn addresses(&self) -> Vec<IpAddr> {
+        let Some(host) = self.server.host() else {
+            return Vec::new();
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        if let Ok(address) = host.parse() {
+            return vec![address];
+        }
+        match timeout(LOOKUP, lookup_host((host, 0))).await {
+            Ok(Ok(found)) => found.map(|address| address.ip()).collect(),
+            Ok(Err(_)) | Err(_) => Vec::new(),
+        }
     }
 
     /// What became of the requests.
