@@ -5,16 +5,16 @@
 
 use std::error::Error;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::runtime;
 
 use crate::admin::client::{AskError, ask, put};
-use crate::config::Settings;
+use crate::config::{ADMIN_SOCKET, Settings};
 
 mod capture;
 mod check;
@@ -123,6 +123,28 @@ pub fn main() -> ExitCode {
             ExitCode::from(failure.status as u8)
         }
     }
+}
+
+/// The option of those that ask a running proxy.
+#[derive(Args, Clone, Debug)]
+struct Proxy {
+    /// Unix socket of the proxy
+    #[arg(long, value_name = "PATH", default_value = ADMIN_SOCKET)]
+    admin_socket: PathBuf,
+}
+
+/// The option of those that print data.
+#[derive(Args, Debug)]
+struct Form {
+    /// Form of the output
+    #[arg(
+        short,
+        long,
+        value_name = "FORMAT",
+        default_value = "table",
+        value_enum
+    )]
+    output: Output,
 }
 
 /// How data is printed.

@@ -17,10 +17,9 @@ use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
-use super::{Failure, Status};
+use super::{Failure, Proxy, Status};
 use crate::admin::api::{AddressFilter, ServiceFilter};
 use crate::capture::{Hold, PacketSocket, PcapngPacket, PcapngWriter, Received, Told};
-use crate::config::ADMIN_SOCKET;
 use follow::{Follower, Question};
 
 mod follow;
@@ -75,9 +74,8 @@ pub(super) struct CaptureArgs {
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     write: PathBuf,
 
-    /// Unix socket of the proxy
-    #[arg(long, value_name = "PATH", default_value = ADMIN_SOCKET)]
-    admin_socket: PathBuf,
+    #[command(flatten)]
+    proxy: Proxy,
 }
 
 type Output = BufWriter<Box<dyn Write>>;

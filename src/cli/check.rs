@@ -6,22 +6,15 @@ use std::process::ExitCode;
 use clap::Args;
 use tokio::runtime;
 
-use super::{Failure, Output, Status, json, print};
+use super::{Failure, Form, Output, Status, json, print};
 use crate::check::{Asker, Finding, Level, Question, check};
 use crate::config::{Config, RunArgs};
 use crate::node::flannel::SUBNET_FILE;
 
 #[derive(Args, Debug)]
 pub(super) struct CheckArgs {
-    /// Form of the output
-    #[arg(
-        short,
-        long,
-        value_name = "FORMAT",
-        default_value = "table",
-        value_enum
-    )]
-    output: Output,
+    #[command(flatten)]
+    form: Form,
 
     /// Flannel's subnet file
     #[arg(long, value_name = "FILE", default_value = SUBNET_FILE)]
@@ -45,7 +38,7 @@ pub(super) fn run(args: CheckArgs) -> Result<ExitCode, Failure> {
         .map_err(|error| failed(&error))?
         .block_on(check(&question))
         .map_err(|error| failed(&error))?;
-    print(&match args.output {
+    print(&match args.form.output {
         Output::Table => report.findings.iter().map(line).collect(),
         Output::Json => json(&report)?,
     })?;

@@ -1,13 +1,11 @@
 //! `explain`: what becomes of a new flow, and why, asked of a running proxy.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Failure, Output, fetch, json, print};
+use super::{Failure, Form, Output, Proxy, fetch, json, print};
 use crate::admin::api::{Explanation, Protocol, Question};
-use crate::config::ADMIN_SOCKET;
 
 mod text;
 
@@ -27,19 +25,11 @@ pub(super) struct ExplainArgs {
     #[arg(long, value_name = "ADDR")]
     from: Option<IpAddr>,
 
-    /// Form of the output
-    #[arg(
-        short,
-        long,
-        value_name = "FORMAT",
-        default_value = "table",
-        value_enum
-    )]
-    output: Output,
+    #[command(flatten)]
+    form: Form,
 
-    /// Unix socket of the proxy
-    #[arg(long, value_name = "PATH", default_value = ADMIN_SOCKET)]
-    admin_socket: PathBuf,
+    #[command(flatten)]
+    proxy: Proxy,
 }
 
 pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
@@ -49,8 +39,8 @@ pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
         protocol,
         from: args.from,
     };
-    let explanation: Explanation = fetch(&args.admin_socket, &question.path())?;
-    let text = match args.output {
+    let explanation: Explanation = fetch(&args.proxy.admin_socket, &question.path())?;
+    let text = match args.form.output {
         Output::Table => text::explanation(&explanation),
         Output::Json => json(&explanation)?,
     };

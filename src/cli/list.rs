@@ -1,14 +1,11 @@
 //! `list`: the virtual and real servers, or the flows, of a running proxy.
 
-use std::path::PathBuf;
-
 use clap::Args;
 
-use super::{Failure, Output, fetch, json, print};
+use super::{Failure, Form, Output, Proxy, fetch, json, print};
 use crate::admin::api::{
     self, AddressFilter, AllCounters, FlowFilter, Flows, ServiceFilter, Services,
 };
-use crate::config::ADMIN_SOCKET;
 
 mod table;
 
@@ -38,15 +35,8 @@ pub(super) struct ListArgs {
     #[arg(long, value_name = "STATE", requires = "flows")]
     state: Option<String>,
 
-    /// Form of the output
-    #[arg(
-        short,
-        long,
-        value_name = "FORMAT",
-        default_value = "table",
-        value_enum
-    )]
-    output: Output,
+    #[command(flatten)]
+    form: Form,
 
     /// Leave the names of services out of the table: addresses and ports only
     ///
@@ -55,15 +45,14 @@ pub(super) struct ListArgs {
     #[arg(short, long)]
     numeric: bool,
 
-    /// Unix socket of the proxy
-    #[arg(long, value_name = "PATH", default_value = ADMIN_SOCKET)]
-    admin_socket: PathBuf,
+    #[command(flatten)]
+    proxy: Proxy,
 }
 
 pub(super) fn run(args: &ListArgs) -> Result<(), Failure> {
     let text = if args.counters {
-        let counters: AllCounters = fetch(&args.admin_socket, api::COUNTERS)?;
-        match args.output {
+        let counters: AllCounters = fetch(&args.proxy.admin_socket, api::COUNTERS)?;
+        match args.form.output {
             Output::Table => table::counters(&counters),
             Output::Json => json(&counters)?,
         }
@@ -75,14 +64,14 @@ pub(super) fn run(args: &ListArgs) -> Result<(), Failure> {
             state: args.state.clone(),
             ..FlowFilter::default()
         };
-        let flows: Flows = fetch(&args.admin_socket, &filter.path())?;
-        match args.output {
+        let flows: Flows = fetch(&args.proxy.admin_socket, &filter.path())?;
+        match args.form.output {
             Output::Table => table::flows(&flows.flows, args.numeric),
             Output::Json => json(&flows)?,
         }
     } else {
-        let services: Services = fetch(&args.admin_socket, api::SERVICES)?;
-        match args.output {
+        let services: Services = fetch(&args.proxy.admin_socket, api::SERVICES)?;
+        match args.form.output {
             Output::Table => {
                 let servers = table::services(&services.virtual_servers, args.numeric);
                 match &services.fallback {

@@ -1,12 +1,10 @@
 //! `log-level`: what a running proxy logs.
 
-use std::path::PathBuf;
-
 use clap::Args;
 
-use super::{Failure, fetch, print, send};
+use super::{Failure, Proxy, fetch, print, send};
 use crate::admin::api::{LOG_LEVEL, LogLevel};
-use crate::config::{ADMIN_SOCKET, LogFilter};
+use crate::config::LogFilter;
 
 #[derive(Args, Debug)]
 pub(super) struct LogLevelArgs {
@@ -16,17 +14,20 @@ pub(super) struct LogLevelArgs {
     /// another level there than before. An empty text is the default.
     directives: Option<LogFilter>,
 
-    /// Unix socket of the proxy
-    #[arg(long, value_name = "PATH", default_value = ADMIN_SOCKET)]
-    admin_socket: PathBuf,
+    #[command(flatten)]
+    proxy: Proxy,
 }
 
 pub(super) fn run(args: &LogLevelArgs) -> Result<(), Failure> {
     let level: LogLevel = match &args.directives {
-        None => fetch(&args.admin_socket, LOG_LEVEL)?,
+        None => fetch(&args.proxy.admin_socket, LOG_LEVEL)?,
         Some(filter) => {
             let directives = filter.as_str().to_owned();
-            send(&args.admin_socket, LOG_LEVEL, &LogLevel { directives })?
+            send(
+                &args.proxy.admin_socket,
+                LOG_LEVEL,
+                &LogLevel { directives },
+            )?
         }
     };
     print(&format!("{}\n", level.directives))

@@ -1,12 +1,9 @@
 //! `ready`: whether the proxy that runs here is ready, for a probe that runs a command.
 
-use std::path::PathBuf;
-
 use clap::Args;
 
-use super::{Failure, fetch, print};
+use super::{Failure, Proxy, fetch, print};
 use crate::admin::api::{STATUS, Status};
-use crate::config::ADMIN_SOCKET;
 
 #[derive(Args, Debug)]
 pub(super) struct ReadyArgs {
@@ -16,13 +13,12 @@ pub(super) struct ReadyArgs {
     #[arg(long, value_name = "N", env = "KUBE_TUN_PROXY_GENERATION")]
     generation: Option<u64>,
 
-    /// Unix socket of the proxy
-    #[arg(long, value_name = "PATH", default_value = ADMIN_SOCKET)]
-    admin_socket: PathBuf,
+    #[command(flatten)]
+    proxy: Proxy,
 }
 
 pub(super) fn run(args: &ReadyArgs) -> Result<(), Failure> {
-    let status: Status = fetch(&args.admin_socket, STATUS)?;
+    let status: Status = fetch(&args.proxy.admin_socket, STATUS)?;
     match not_ready(&status, args.generation) {
         None => print("ready\n"),
         Some(message) => Err(Failure {

@@ -4,15 +4,14 @@
 //! terminal is as before when it ends, also by a panic.
 
 use std::io::{self, IsTerminal};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
 
-use super::{Failure, Status, fetch};
+use super::{Failure, Proxy, Status, fetch};
 use crate::admin::api::{Detail, FlowFilter, Flows, SERVICES, STATUS, Services};
-use crate::config::ADMIN_SOCKET;
 
 mod draw;
 mod state;
@@ -29,15 +28,14 @@ pub(super) struct TopArgs {
     #[arg(short = 'd', long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
     interval: u64,
 
-    /// Unix socket of the proxy
-    #[arg(long, value_name = "PATH", default_value = ADMIN_SOCKET)]
-    admin_socket: PathBuf,
+    #[command(flatten)]
+    proxy: Proxy,
 }
 
 pub(super) fn run(args: &TopArgs) -> Result<(), Failure> {
     let mut state = State::default();
     // Before the screen changes, so that a mistake is said where it can be read.
-    look(&args.admin_socket, &mut state)?;
+    look(&args.proxy.admin_socket, &mut state)?;
     if !io::stdout().is_terminal() {
         return Err(Failure {
             status: Status::Usage,
@@ -48,7 +46,7 @@ pub(super) fn run(args: &TopArgs) -> Result<(), Failure> {
     let failed = |error: io::Error| Failure::new(Status::Failed, &error);
     let mut terminal = ratatui::try_init().map_err(failed)?;
     let every = Duration::from_secs(args.interval);
-    let done = watch(&mut terminal, &args.admin_socket, &mut state, every);
+    let done = watch(&mut terminal, &args.proxy.admin_socket, &mut state, every);
     ratatui::restore();
     done.map_err(failed)
 }

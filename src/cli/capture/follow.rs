@@ -55,7 +55,7 @@ pub(super) struct Question {
 impl Question {
     pub(super) fn new(args: &CaptureArgs) -> Result<Self, Failure> {
         Ok(Self {
-            socket: args.admin_socket.clone(),
+            socket: args.proxy.admin_socket.clone(),
             filter: FlowFilter {
                 service: args.service.clone(),
                 client: args.client,
