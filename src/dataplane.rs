@@ -56,6 +56,7 @@ pub use workers::StartError;
 pub(crate) use access_log::FlowRecord;
 pub(crate) use dial::{Dial, Outcome, Tried};
 pub(crate) use dialer::Dialer;
+pub(crate) use ending::is_silence;
 pub(crate) use flow::Conversation;
 pub(crate) use flow_table::{FlowId, FlowKey, Found};
 pub(crate) use flows::Flows;

@@ -1,5 +1,6 @@
 //! How flows end, TCP's and UDP's.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 /// How a flow ended.
@@ -85,6 +86,14 @@ impl Ending {
             Self::Stopped => "stopped",
         }
     }
+}
+
+/// Whether an error of a socket says that nobody answers, as opposed to a reset.
+pub(crate) fn is_silence(error: ErrorKind) -> bool {
+    matches!(
+        error,
+        ErrorKind::TimedOut | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable
+    )
 }
 
 /// Limits on a flow's time.

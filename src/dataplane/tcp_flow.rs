@@ -10,7 +10,7 @@
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
-use super::ending::{Ending, TcpTimeouts};
+use super::ending::{Ending, TcpTimeouts, is_silence};
 use super::server_socket::ServerSocket;
 use crate::netstack::{Fault, Ingest, Stack, TcpEndpoint, TcpState, Transmit};
 
@@ -188,6 +188,7 @@ impl<S: ServerSocket> TcpFlow<S> {
     }
 
     /// Moves what can be moved and sends what is due.
+    ///
     /// # Errors
     /// When smoltcp panics.
     pub fn turn(
@@ -380,13 +381,7 @@ impl<S: ServerSocket> TcpFlow<S> {
             let since = *self.broken_since.get_or_insert(now);
             let delivered = self.server_finished && self.endpoint.send_queue() == 0;
             if closed || delivered || now >= since + RESET_GRACE {
-                let silent = matches!(
-                    kind,
-                    ErrorKind::TimedOut
-                        | ErrorKind::HostUnreachable
-                        | ErrorKind::NetworkUnreachable
-                );
-                return Some(if silent {
+                return Some(if is_silence(kind) {
                     Ending::ServerTimeout
                 } else {
                     Ending::ServerReset

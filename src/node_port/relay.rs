@@ -10,7 +10,7 @@ use std::io::{self, ErrorKind};
 use std::time::Instant;
 
 use super::pipe::{PIPE_BYTES, Pipe, Pipes};
-use crate::dataplane::{Ending, KernelSocket, Progress, ServerSocket, TcpTimeouts};
+use crate::dataplane::{Ending, KernelSocket, Progress, ServerSocket, TcpTimeouts, is_silence};
 
 /// Bytes that one turn may take from either end before other flows have theirs.
 const TURN_BYTES: usize = 2 * PIPE_BYTES;
@@ -105,10 +105,7 @@ impl Leg {
     }
 
     fn is_silent(&self) -> bool {
-        matches!(
-            self.failed,
-            Some(ErrorKind::TimedOut | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable)
-        )
+        self.failed.is_some_and(is_silence)
     }
 }
 
