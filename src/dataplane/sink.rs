@@ -8,14 +8,13 @@ use smoltcp::wire::IpVersion;
 use super::stats::{WorkerStats, add};
 use crate::netstack::{Outgoing, Transmit};
 use crate::packet::{
-    ChecksumMode, IPV4_HEADER_LEN, IPV6_HEADER_LEN, UDP_HEADER_LEN, pseudo_header_sum, udp_header,
+    ChecksumMode, IPV4_HEADER_LEN, IPV6_HEADER_LEN, UDP_HEADER_LEN, protocol, pseudo_header_sum,
+    udp_header,
 };
 use crate::tun::{Queue, VNET_HEADER_LEN, VnetHeader};
 
 /// The largest IPv4 packet, and more than any packet that is built in place.
 const MAX_PACKET: usize = 65_535;
-
-const TCP: u8 = 6;
 
 /// Bytes of a TCP header's checksum field from its start (RFC 9293 section 3.1).
 const TCP_CHECKSUM_AT: usize = 16;
@@ -117,7 +116,7 @@ pub(super) fn finish_tcp(packet: &mut [u8], how: Outgoing) -> VnetHeader {
     let ip_len = if v4 { IPV4_HEADER_LEN } else { IPV6_HEADER_LEN };
     let (source, destination) = addresses(packet, v4);
     let tcp_len = packet.len() - ip_len;
-    let sum = pseudo_header_sum(source, destination, TCP, tcp_len as u32);
+    let sum = pseudo_header_sum(source, destination, protocol::TCP, tcp_len as u32);
     packet[ip_len + TCP_CHECKSUM_AT..][..2].copy_from_slice(&sum.to_be_bytes());
     let start = ip_len as u16;
     let Some(size) = how.segment_size else {

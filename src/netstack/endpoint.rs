@@ -9,14 +9,14 @@ use super::clock::SPEED;
 use super::mend::client_limits;
 use super::observe::{Seen, behind};
 use super::rings::{RingPool, RingSize, RingedSocket};
+use crate::packet::protocol;
 
 pub use smoltcp::socket::tcp::State as TcpState;
 
 /// Bytes of data in a packet at most.
 const LONGEST: u32 = 65_535;
 
-/// TCP's protocol number (IANA), its byte of flags and FIN in it (RFC 9293 section 3.1).
-const TCP: u8 = 6;
+/// TCP's byte of flags and FIN in it (RFC 9293 section 3.1).
 const FLAGS_AT: usize = 13;
 const FIN: u8 = 1;
 
@@ -390,7 +390,7 @@ fn finishes(packet: &[u8]) -> bool {
     let tcp = match packet.first().map(|first| first >> 4) {
         Some(4) => usize::from(packet[0] & 15) * 4,
         // Behind extension headers nobody looks.
-        Some(6) if packet.get(6) == Some(&TCP) => 40,
+        Some(6) if packet.get(6) == Some(&protocol::TCP) => 40,
         _ => return true,
     };
     packet
