@@ -160,6 +160,8 @@ pub struct FlowConfig {
     pub max_flows: usize,
     /// Most memory for buffers, in bytes.
     pub max_memory: usize,
+    /// How long a worker looks for events before it sleeps, where that pays.
+    pub busy_poll: Duration,
 }
 
 /// Longest path of a unix socket: `sun_path` (linux/un.h) less its final NUL.
@@ -197,6 +199,7 @@ impl TryFrom<RunArgs> for Config {
                 access_log: args.access_log,
                 max_flows: max_flows(args.max_flows),
                 max_memory: args.max_memory,
+                busy_poll: args.busy_poll,
             },
             node_port_addresses: args.nodeport_addresses,
             healthz_bind_address: match args.healthz_bind_address {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod access_log;
+mod busy_poll;
 mod dial;
 mod dial_failure;
 mod dialer;
@@ -54,6 +55,7 @@ pub use workers::StartError;
 
 // What the node ports' flows have in common with those of the TUN.
 pub(crate) use access_log::FlowRecord;
+pub(crate) use busy_poll::BusyPoll;
 pub(crate) use dial::{Dial, Outcome, Tried};
 pub(crate) use dialer::Dialer;
 pub(crate) use ending::is_silence;
@@ -89,6 +91,8 @@ pub struct DataplaneConfig {
     pub max_flows: usize,
     /// Bytes of buffers above which a new flow is refused.
     pub max_memory: usize,
+    /// How long a worker looks for events before it sleeps, where that pays; zero: never.
+    pub busy_poll: Duration,
     /// Limits on the time of TCP flows.
     pub tcp_timeouts: TcpTimeouts,
     /// A UDP flow that has seen a reply ends after this much silence.

@@ -12,6 +12,7 @@
 //! ends it.
 
 mod adopt;
+mod batch;
 mod error;
 mod link;
 mod offload;
@@ -22,6 +23,7 @@ mod queue;
 mod rights;
 
 pub use adopt::adopt_queues;
+pub use batch::{BATCH_FRAMES, FrameWriter, Refused};
 pub use error::TunError;
 pub use link::{
     DEFAULT_ADDRESS_V4, DEFAULT_ADDRESS_V6, DEFAULT_MTU, DEFAULT_TX_QUEUE_LEN, Link, LinkConfig,
@@ -32,5 +34,5 @@ pub use offload::{
 pub use packet_ring::{PacketRing, RingPacket};
 pub use packet_statistics::{PacketStatistics, packet_statistics};
 pub use prepared::attach_queues;
-pub use queue::{MAX_QUEUES, MAX_WRITE_PARTS, Offloads, Queue, Queues, check_driver, open_queues};
+pub use queue::{MAX_QUEUES, Offloads, Queue, Queues, check_driver, open_queues};
 pub use rights::{MAX_RIGHTS, receive_rights, send_rights};

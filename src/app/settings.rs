@@ -43,6 +43,7 @@ pub(super) fn dataplane_config(config: &Config) -> DataplaneConfig {
         },
         max_flows: flows.max_flows,
         max_memory: flows.max_memory,
+        busy_poll: flows.busy_poll,
         tcp_timeouts: TcpTimeouts {
             idle: flows.tcp_timeout,
             closing: flows.tcpfin_timeout,

@@ -49,6 +49,7 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(config.flows.connect_attempts, 3);
     assert_eq!(config.flows.connect_timeout, Duration::from_secs(1));
     assert!(config.flows.answer_ping);
+    assert_eq!(config.flows.busy_poll, Duration::from_micros(50));
     assert_eq!(
         config.healthz_bind_address,
         Some(([0, 0, 0, 0], 10256).into())
@@ -294,12 +295,14 @@ fn timeouts() {
         "--ipvs-udp-timeout=0s",
         "--connect-timeout=1m30s",
         "--drain-timeout=0",
+        "--busy-poll=0",
     ]);
     assert_eq!(config.flows.tcp_timeout, Some(Duration::from_secs(900)));
     assert_eq!(config.flows.tcpfin_timeout, Duration::from_secs(120));
     assert_eq!(config.flows.udp_timeout, Duration::from_secs(300));
     assert_eq!(config.flows.connect_timeout, Duration::from_secs(90));
     assert_eq!(config.drain_timeout, Duration::ZERO);
+    assert_eq!(config.flows.busy_poll, Duration::ZERO);
 
     for (word, reason) in [
         ("--ipvs-tcp-timeout=-1s", "is negative"),
@@ -307,6 +310,7 @@ fn timeouts() {
         ("--ipvs-tcpfin-timeout=2 weeks", "unknown unit"),
         ("--connect-timeout=0", "longer than 0"),
         ("--drain-timeout=soon", "is no duration"),
+        ("--busy-poll=2ms", "is more than 1ms"),
     ] {
         let (flag, value) = word.split_once('=').unwrap();
         refused(&[word], &[flag, value, reason]);

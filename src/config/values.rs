@@ -374,6 +374,18 @@ pub(super) fn positive_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A duration that a worker may spend looking for events.
+pub(super) fn busy_poll(text: &str) -> Result<Duration, String> {
+    match duration::parse(text) {
+        Ok(duration) if duration > BUSY_POLL_MAX => Err("is more than 1ms".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Some ten times what waking a thread takes; what is longer would only burn.
+const BUSY_POLL_MAX: Duration = Duration::from_millis(1);
+
 /// An amount of memory that is not zero, in bytes.
 pub(super) fn memory(text: &str) -> Result<usize, String> {
     match size::parse(text) {

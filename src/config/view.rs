@@ -91,6 +91,7 @@ impl FlowConfig {
             access_log,
             max_flows,
             max_memory,
+            busy_poll,
         } = self;
         set("ipvs-scheduler", json!(scheduler.to_string()));
         set("ipvs-compat", json!(ipvs_compat));
@@ -118,6 +119,7 @@ impl FlowConfig {
         set("access-log", json!(access_log));
         set("max-flows", json!(max_flows));
         set("max-memory", json!(max_memory));
+        set("busy-poll", time(*busy_poll));
     }
 }
 

@@ -2,19 +2,17 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use smoltcp::wire::IpVersion;
 
-use super::stats::{WorkerStats, add};
+use super::stats::WorkerStats;
 use crate::netstack::{Outgoing, Transmit};
 use crate::packet::{
     ChecksumMode, IPV4_HEADER_LEN, IPV6_HEADER_LEN, UDP_HEADER_LEN, protocol, pseudo_header_sum,
     udp_header,
 };
-use crate::tun::{Queue, VNET_HEADER_LEN, VnetHeader};
-
-/// The largest IPv4 packet, and more than any packet that is built in place.
-const MAX_PACKET: usize = 65_535;
+use crate::tun::{FrameWriter, MAX_FRAME_LEN, Queue, Refused, VNET_HEADER_LEN, VnetHeader};
 
 /// Bytes of a TCP header's checksum field from its start (RFC 9293 section 3.1).
 const TCP_CHECKSUM_AT: usize = 16;
@@ -22,21 +20,18 @@ const TCP_CHECKSUM_AT: usize = 16;
 /// Bytes of a TCP header without options (RFC 9293 section 3.1).
 const TCP_HEADER_LEN: usize = 20;
 
-/// Builds each packet in one buffer behind its virtio-net header and writes it.
+/// Builds each packet in place, behind its virtio-net header, and sends it.
 #[derive(Debug)]
 pub(super) struct TunSink {
-    queue: Arc<Queue>,
-    frame: Box<[u8]>,
+    frames: FrameWriter,
     stats: Arc<WorkerStats>,
     complained: bool,
 }
 
 impl TunSink {
     pub(super) fn new(queue: Arc<Queue>, stats: Arc<WorkerStats>) -> Self {
-        let frame = vec![0; VNET_HEADER_LEN + MAX_PACKET].into_boxed_slice();
         Self {
-            queue,
-            frame,
+            frames: FrameWriter::new(queue),
             stats,
             complained: false,
         }
@@ -45,11 +40,13 @@ impl TunSink {
     /// Sends a packet whose checksums are complete.
     pub(super) fn send_whole(&mut self, packet: &[u8]) {
         let end = VNET_HEADER_LEN + packet.len();
-        let Some(room) = self.frame.get_mut(VNET_HEADER_LEN..end) else {
+        if end > MAX_FRAME_LEN {
             return;
-        };
-        room.copy_from_slice(packet);
-        self.write(VnetHeader::none(), end);
+        }
+        let room = self.frames.room(end);
+        room[VNET_HEADER_LEN..].copy_from_slice(packet);
+        put_header(room, VnetHeader::none());
+        self.send(end);
     }
 
     /// Sends one IPv4 UDP datagram to a client; `receive` puts its payload into the
@@ -62,8 +59,9 @@ impl TunSink {
         receive: impl FnOnce(&mut [u8]) -> Result<usize, E>,
     ) -> Result<usize, E> {
         let start = VNET_HEADER_LEN + IPV4_HEADER_LEN + UDP_HEADER_LEN;
-        let len = receive(&mut self.frame[start..])?;
-        let header = &mut self.frame[VNET_HEADER_LEN..start];
+        let room = self.frames.room(MAX_FRAME_LEN);
+        let len = receive(&mut room[start..])?;
+        let header = &mut room[VNET_HEADER_LEN..start];
         if udp_header(
             virtual_server,
             client,
@@ -74,23 +72,32 @@ impl TunSink {
         )
         .is_ok()
         {
-            self.write(
-                VnetHeader::udp_checksum(IPV4_HEADER_LEN as u16),
-                start + len,
-            );
+            put_header(room, VnetHeader::udp_checksum(IPV4_HEADER_LEN as u16));
+            self.send(start + len);
         }
         Ok(len)
     }
 
-    fn write(&mut self, header: VnetHeader, end: usize) {
-        if let Some(room) = self.frame.first_chunk_mut() {
-            header.write(room);
-        }
-        if let Err(error) = self.queue.write(&self.frame[..end]) {
-            add(&self.stats.tun_errors);
+    /// Sends what waits for more. Nothing may be left waiting when the worker does.
+    #[inline]
+    pub(super) fn flush(&mut self) {
+        let outcome = self.frames.flush();
+        self.account(outcome);
+    }
+
+    #[inline]
+    fn send(&mut self, len: usize) {
+        let outcome = self.frames.send(len);
+        self.account(outcome);
+    }
+
+    #[inline]
+    fn account(&mut self, outcome: Result<(), Refused>) {
+        if let Err(Refused { frames, error }) = outcome {
+            self.stats.tun_errors.fetch_add(frames, Ordering::Relaxed);
             if !self.complained {
                 self.complained = true;
-                tracing::warn!(%error, ?header, bytes = end, "the TUN did not take a packet");
+                tracing::warn!(%error, frames, "the TUN did not take a packet");
             }
         }
     }
@@ -100,11 +107,20 @@ impl Transmit for TunSink {
     #[inline]
     fn transmit<R>(&mut self, len: usize, how: Outgoing, fill: impl FnOnce(&mut [u8]) -> R) -> R {
         let end = VNET_HEADER_LEN + len;
-        let packet = &mut self.frame[VNET_HEADER_LEN..end];
+        let room = self.frames.room(end);
+        let packet = &mut room[VNET_HEADER_LEN..];
         let result = fill(packet);
         let header = finish_tcp(packet, how);
-        self.write(header, end);
+        put_header(room, header);
+        self.send(end);
         result
+    }
+}
+
+#[inline]
+fn put_header(frame: &mut [u8], header: VnetHeader) {
+    if let Some(room) = frame.first_chunk_mut() {
+        header.write(room);
     }
 }
 

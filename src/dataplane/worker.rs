@@ -21,6 +21,7 @@ use mio::{Events, Poll, Token};
 
 use super::DataplaneConfig;
 use super::access_log::FlowRecord;
+use super::busy_poll::BusyPoll;
 use super::dialer::Dialer;
 use super::ending::Ending;
 use super::flow_table::{FlowId, FlowKey};
@@ -174,11 +175,12 @@ impl Worker {
             self.begin_reading()?;
         }
         let mut events = Events::with_capacity(EVENTS);
+        let mut waiting = BusyPoll::new();
         loop {
             let timeout = self.timeout();
             // From the last look at the clock after a wait to here it was at work.
             self.stats.busy(self.now.elapsed());
-            let waited = self.poll.poll(&mut events, timeout);
+            let waited = waiting.wait(&mut self.poll, &mut events, timeout, self.config.busy_poll);
             self.now = Instant::now();
             match waited {
                 Ok(()) => {}
@@ -204,6 +206,7 @@ impl Worker {
             for id in self.flows.take_marked() {
                 self.turn(id);
             }
+            self.sink.flush();
         }
     }
 
@@ -340,6 +343,7 @@ impl Worker {
             }
             self.finish(id, Ending::Stopped);
         }
+        self.sink.flush();
     }
 
     /// Counts a new flow in, or says which limit forbids it.

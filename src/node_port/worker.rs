@@ -26,7 +26,7 @@ use super::takeover::Lent;
 use super::token::{MAILBOX, Owner};
 use super::unreachable::{RawSockets, Told, Unreachables};
 use crate::dataplane::{
-    DataplaneConfig, Dialer, Ending, FlowId, FlowKey, FlowRecord, FlowView, Flows, Inbox,
+    BusyPoll, DataplaneConfig, Dialer, Ending, FlowId, FlowKey, FlowRecord, FlowView, Flows, Inbox,
     LocalAddresses, MAX_UDP_PAYLOAD, Shared, Sweep, WorkerStats,
 };
 use crate::ipvs::{DropReason, EchoVerdict, Protocol, RejectReason, Verdict, VirtualServer};
@@ -168,11 +168,12 @@ impl Worker {
     /// When epoll fails.
     pub(super) fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
+        let mut waiting = BusyPoll::new();
         loop {
             let timeout = self.timeout();
             // From the last look at the clock after a wait to here it was at work.
             self.stats.busy(self.now.elapsed());
-            let waited = self.poll.poll(&mut events, timeout);
+            let waited = waiting.wait(&mut self.poll, &mut events, timeout, self.config.busy_poll);
             self.now = Instant::now();
             match waited {
                 Ok(()) => {}

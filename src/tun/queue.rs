@@ -4,24 +4,19 @@
 //! are opened here; it then owns each of them. Reads and writes go straight to
 //! the descriptor, since that crate's zero a buffer per call.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::net::if_::if_nametoindex;
 use nix::sys::stat::Mode;
-use nix::sys::uio::writev;
 
 use super::error::TunError;
 use super::offload::VNET_HEADER_LEN;
 
 /// Queues of one TUN at most (MAX_TAP_QUEUES, drivers/net/tun.c).
 pub const MAX_QUEUES: usize = 256;
-
-/// Parts that [`Queue::write_vectored`] takes behind the header: IP and
-/// transport header, and the two halves of a wrapped ring, with room to spare.
-pub const MAX_WRITE_PARTS: usize = 7;
 
 /// What a queue does for us, as the kernel accepted it (TUNSETOFFLOAD).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -125,30 +120,6 @@ impl Queue {
     #[inline]
     pub fn write(&self, frame: &[u8]) -> io::Result<()> {
         nix::unistd::write(self, frame)?;
-        Ok(())
-    }
-
-    /// Writes one frame whose packet lies in up to [`MAX_WRITE_PARTS`] pieces.
-    ///
-    /// # Errors
-    ///
-    /// As [`write`](Self::write); `InvalidInput` for more pieces.
-    #[inline]
-    pub fn write_vectored(
-        &self,
-        header: &[u8; VNET_HEADER_LEN],
-        parts: &[IoSlice<'_>],
-    ) -> io::Result<()> {
-        let mut all = [IoSlice::new(&[]); MAX_WRITE_PARTS + 1];
-        all[0] = IoSlice::new(header);
-        let Some(places) = all.get_mut(1..=parts.len()) else {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "more parts than MAX_WRITE_PARTS in one frame",
-            ));
-        };
-        places.copy_from_slice(parts);
-        writev(self, &all[..=parts.len()])?;
         Ok(())
     }
 }

@@ -9,6 +9,7 @@
     reason = "with `harness = false` clippy does not recognise test code"
 )]
 
+mod batch;
 mod children;
 mod conflicts;
 mod namespace;
@@ -62,6 +63,10 @@ fn main() -> ExitCode {
             "malformed_frames_are_refused",
             traffic::malformed_frames_are_refused,
         ),
+        ("frames_arrive_in_order", batch::frames_arrive_in_order),
+        ("one_bad_frame_is_refused", batch::one_bad_frame_is_refused),
+        ("all_frames_are_refused", batch::all_frames_are_refused),
+        ("room_that_is_not_used", batch::room_that_is_not_used),
         ("every_queue_is_readable", traffic::every_queue_is_readable),
         ("device_is_as_configured", set_up::device_is_as_configured),
         ("device_is_quiet", set_up::device_is_quiet),

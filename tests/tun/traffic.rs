@@ -1,13 +1,13 @@
 //! Packets through a queue: what the kernel hands over, and what it takes.
 
-use std::io::{ErrorKind, IoSlice, Read, Write};
+use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use kube_tun_proxy::tun::{
-    ChecksumState, DEFAULT_ADDRESS_V4, DEFAULT_ADDRESS_V6, Gso, Link, MAX_FRAME_LEN,
-    MAX_WRITE_PARTS, Queue, Queues, VNET_HEADER_LEN, VnetHeader,
+    ChecksumState, DEFAULT_ADDRESS_V4, DEFAULT_ADDRESS_V6, Gso, Link, MAX_FRAME_LEN, Queue, Queues,
+    VNET_HEADER_LEN, VnetHeader,
 };
 use mio::unix::SourceFd;
 use mio::{Interest, Token};
@@ -67,11 +67,8 @@ fn reply_is_received(vip: &str) {
     let (_, request) = next(&queues.queues);
 
     let reply = packets::udp(vip, request.source, b"pong, of odd length");
-    let mut header = [0; VNET_HEADER_LEN];
-    VnetHeader::udp_checksum(u16::try_from(request.ip_header_len).unwrap()).write(&mut header);
-    let (front, back) = reply.split_at(request.header_len);
-    let parts = [IoSlice::new(front), IoSlice::new(back)];
-    queues.queues[0].write_vectored(&header, &parts).unwrap();
+    let start = u16::try_from(request.ip_header_len).unwrap();
+    write(&queues.queues[0], VnetHeader::udp_checksum(start), &reply);
 
     let mut buf = [0; 64];
     let len = client.recv(&mut buf).unwrap();
@@ -182,16 +179,6 @@ pub(crate) fn malformed_frames_are_refused() {
     // No packet.
     assert_eq!(errno(&[0; VNET_HEADER_LEN]), Some(libc::EINVAL));
     assert_eq!(errno(&[0; 3]), Some(libc::EINVAL));
-
-    // As many parts as there may be, and one more.
-    let mut header = [0; VNET_HEADER_LEN];
-    VnetHeader::udp_checksum(20).write(&mut header);
-    let mut parts = vec![IoSlice::new(&packet)];
-    parts.resize(MAX_WRITE_PARTS, IoSlice::new(&[]));
-    queue.write_vectored(&header, &parts).unwrap();
-    parts.push(IoSlice::new(&[]));
-    let error = queue.write_vectored(&header, &parts).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InvalidInput);
 }
 
 /// The kernel spreads flows by their hash over all queues.
@@ -211,7 +198,7 @@ pub(crate) fn every_queue_is_readable() {
 }
 
 /// The device with a range of each family routed into it.
-fn ready(count: usize) -> Queues {
+pub(crate) fn ready(count: usize) -> Queues {
     let queues = open(count);
     let config = config(&queues, &["10.0.0.0/16", "fd00:10::/112"]);
     block_on(async { ok(Link::configure(config).await) });
@@ -219,7 +206,7 @@ fn ready(count: usize) -> Queues {
 }
 
 /// A socket of the address's family that waits, but not for ever.
-fn client_of(vip: SocketAddr) -> UdpSocket {
+pub(crate) fn client_of(vip: SocketAddr) -> UdpSocket {
     let any = if vip.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let client = UdpSocket::bind(any).unwrap();
     client.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -227,7 +214,7 @@ fn client_of(vip: SocketAddr) -> UdpSocket {
 }
 
 /// The next UDP packet of any queue.
-fn next(queues: &[Queue]) -> (VnetHeader, Packet) {
+pub(crate) fn next(queues: &[Queue]) -> (VnetHeader, Packet) {
     next_that(queues, Packet::is_udp)
 }
 
