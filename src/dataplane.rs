@@ -46,6 +46,7 @@ pub use dial_failure::DialFailure;
 pub use ending::{Ending, TcpTimeouts};
 pub use handle::Dataplane;
 pub use histogram::Histogram;
+pub(crate) use server_socket::HandshakeAck;
 pub use server_socket::{KernelSocket, ServerSocket};
 pub use stats::Counters;
 pub use takeover::{HandedFlow, Suspended};

@@ -49,6 +49,12 @@ impl ServerSocket for InMemory {
 
     fn reset_on_close(&mut self) {}
 
+    fn owes_ack(&self) -> bool {
+        false
+    }
+
+    fn acknowledge(&mut self) {}
+
     fn keep_alive(&mut self) {}
 }
 

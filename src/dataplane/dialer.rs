@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::Masquerade;
 use super::local_addresses::interface_addresses;
-use super::server_socket::KernelSocket;
+use super::server_socket::{HandshakeAck, KernelSocket};
 use spare_ports::SparePorts;
 
 mod spare_ports;
@@ -46,28 +46,34 @@ impl Dialer {
         }
     }
 
-    /// Begins to connect to a real server. The outcome shows as writability.
+    /// Begins to connect to a real server. The outcome shows as writability. `when` is its
+    /// word that the handshake is complete.
     ///
     /// # Errors
     /// What socket(2), bind(2) or connect(2) fail with at once: EADDRNOTAVAIL when
     /// no port is free, EMFILE, ENETUNREACH.
-    pub(crate) fn connect(&mut self, to: SocketAddr, now: Instant) -> io::Result<KernelSocket> {
+    pub(crate) fn connect(
+        &mut self,
+        to: SocketAddr,
+        when: HandshakeAck,
+        now: Instant,
+    ) -> io::Result<KernelSocket> {
         let source = self.source(to.is_ipv4(), now)?;
         if !self.spare.is_needed(to, now) {
             let socket = automatic_port(to, source, Type::STREAM, Protocol::TCP)?;
-            match begin(&socket, to) {
+            match begin(&socket, to, when) {
                 Err(error) if is_unavailable(&error) && self.spare.need(to, now) => {}
-                result => return result.map(|()| KernelSocket::new(socket)),
+                result => return result.map(|()| KernelSocket::connecting(socket, when)),
             }
         }
         for _ in 0..SPARE_TRIES {
             let Some(port) = self.spare.take() else { break };
             let attempt = port_by_hand(to, source, port).and_then(|socket| {
-                begin(&socket, to)?;
+                begin(&socket, to, when)?;
                 Ok(socket)
             });
             match attempt {
-                Ok(socket) => return Ok(KernelSocket::new(socket)),
+                Ok(socket) => return Ok(KernelSocket::connecting(socket, when)),
                 // Held towards this real server, or by a program that shares no port.
                 Err(error) if is_unavailable(&error) => {}
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
@@ -146,7 +152,12 @@ fn port_by_hand(to: SocketAddr, source: Option<IpAddr>, port: u16) -> io::Result
     Ok(socket)
 }
 
-fn begin(socket: &Socket, to: SocketAddr) -> io::Result<()> {
+fn begin(socket: &Socket, to: SocketAddr, when: HandshakeAck) -> io::Result<()> {
+    if when == HandshakeAck::WithData {
+        // Off for this one acknowledgment: the kernel leaves the mode again when it has
+        // held it back (tcp_rcv_synsent_state_process, net/ipv4/tcp_input.c).
+        socket.set_tcp_quickack(false)?;
+    }
     match socket.connect(&to.into()) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
         Ok(()) | Err(_) => Ok(()),
@@ -184,9 +195,15 @@ mod tests {
         let first = TcpListener::bind("127.0.0.1:0").unwrap();
         let second = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut dialer = Dialer::new(IpAddr::from(Ipv4Addr::new(127, 0, 0, 9)).into());
-        let now = Instant::now();
-        let to_first = dialer.connect(first.local_addr().unwrap(), now).unwrap();
-        let to_second = dialer.connect(second.local_addr().unwrap(), now).unwrap();
+        let connect = |dialer: &mut Dialer, to: &TcpListener| {
+            dialer.connect(
+                to.local_addr().unwrap(),
+                HandshakeAck::AtOnce,
+                Instant::now(),
+            )
+        };
+        let to_first = connect(&mut dialer, &first).unwrap();
+        let to_second = connect(&mut dialer, &second).unwrap();
         for socket in [&to_first, &to_second] {
             let local = socket.local_address().unwrap();
             assert_eq!(local.ip(), IpAddr::from(Ipv4Addr::new(127, 0, 0, 9)));
@@ -199,7 +216,11 @@ mod tests {
     fn a_family_without_a_source_cannot_be_reached() {
         let mut dialer = Dialer::new(IpAddr::from(Ipv4Addr::LOCALHOST).into());
         let error = dialer
-            .connect("[::1]:9".parse().unwrap(), Instant::now())
+            .connect(
+                "[::1]:9".parse().unwrap(),
+                HandshakeAck::AtOnce,
+                Instant::now(),
+            )
             .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable);
     }

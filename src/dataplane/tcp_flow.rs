@@ -36,6 +36,10 @@ const TIME_WAIT_POLLED: Duration = Duration::from_secs(1);
 const TIDY_INTERVAL: Duration = Duration::from_millis(500);
 const TIDY_BYTES: u64 = 256 << 10;
 
+/// How long the real server waits for the client's first data to complete the handshake.
+/// A client on this node sends within tens of microseconds.
+const ACK_WAIT: Duration = Duration::from_millis(1);
+
 /// The least time to the next turn that only a timer asks for: smoltcp may say "now"
 /// while nothing can be sent.
 const TIMER_FLOOR: Duration = Duration::from_millis(1);
@@ -199,6 +203,9 @@ impl<S: ServerSocket> TcpFlow<S> {
         out: &mut impl Transmit,
     ) -> Result<Progress, Fault> {
         self.move_to_server(now);
+        if self.server.owes_ack() && now >= self.opened + ACK_WAIT {
+            self.server.acknowledge();
+        }
         let mut more = self.move_to_client(now);
         self.finish_to_client();
         if !self.keeps_unread(now) {
@@ -234,6 +241,9 @@ impl<S: ServerSocket> TcpFlow<S> {
         }
         if !self.kept_alive {
             at = at.min(self.opened + SHORT_LIFE);
+        }
+        if self.server.owes_ack() {
+            at = at.min(self.opened + ACK_WAIT);
         }
         if let Some(tidy) = self.tidy_at {
             at = at.min(tidy);
@@ -282,6 +292,12 @@ impl<S: ServerSocket> TcpFlow<S> {
     #[inline]
     pub fn is_established(&self) -> bool {
         self.established
+    }
+
+    /// True where the real server has spoken, and the client has not.
+    #[inline]
+    pub fn server_spoke_first(&self) -> bool {
+        self.bytes_out > 0 && self.bytes_in == 0 && !self.client_finished
     }
 
     /// True once either end has finished sending.

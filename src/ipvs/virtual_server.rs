@@ -1,7 +1,7 @@
 //! One address, port and protocol that clients send to.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -58,6 +58,8 @@ struct Shared {
     inside: AtomicU8,
     outside: AtomicU8,
     traffic: Traffic,
+    /// A real server was seen to say something before its client did.
+    speaks_first: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -126,6 +128,18 @@ impl VirtualServer {
         real_server.add_bytes_in(bytes_in);
         real_server.add_bytes_out(bytes_out);
         self.shared.traffic.carried(bytes_in, bytes_out);
+    }
+
+    /// True once a real server of it has spoken first, as those of SMTP, SSH or MySQL do.
+    pub fn speaks_first(&self) -> bool {
+        self.shared.speaks_first.load(Relaxed)
+    }
+
+    /// Remembers that a real server of it has spoken first.
+    pub fn spoke_first(&self) {
+        if !self.speaks_first() {
+            self.shared.speaks_first.store(true, Relaxed);
+        }
     }
 
     /// What to do with a flow that [`schedule`](Self::schedule) has nobody for
@@ -223,6 +237,7 @@ impl VirtualServer {
             inside: reject(),
             outside: reject(),
             traffic: Traffic::default(),
+            speaks_first: AtomicBool::new(false),
             state: Mutex::new(State::new(scheduler)),
         });
         Self::over(shared, spec, scheduler, Side::Inside)

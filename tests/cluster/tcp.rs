@@ -1,9 +1,11 @@
 //! TCP to a service with usable endpoints: who answers, and whom it sees.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::thread;
 
+use kube_tun_proxy::lab::capture::{Captured, Packet};
 use kube_tun_proxy::lab::client;
 use kube_tun_proxy::lab::manifests::Port;
 use kube_tun_proxy::lab::servers::Tcp;
@@ -17,6 +19,11 @@ pub(crate) fn trials() -> Vec<Trial> {
         .both("real_servers_take_equal_turns", equal_turns)
         .both("equal_turns_for_clients_at_once", equal_turns_at_once)
         .both("several_ports_of_one_service", several_ports)
+        .both(
+            "a_request_completes_the_handshake",
+            request_in_the_handshake,
+        )
+        .both("who_speaks_first_is_not_kept_waiting", speaks_first)
         .both("masquerade_as_the_route_says", masquerade_auto)
         .one("masquerade_as_an_interface", masquerade_interface)
         .one("masquerade_as_an_address", masquerade_address)
@@ -181,5 +188,74 @@ fn masquerade_as(argument: &str, source: impl Fn(&World, Family) -> IpAddr) -> R
             assert_eq!(seen.peer.ip(), source(&world, family), "{client:?}");
         }
     }
+    Ok(())
+}
+
+/// What the real server hears right after the SYN of each connection.
+fn after_syns(captured: &Captured, server: SocketAddr) -> Vec<Packet> {
+    let heard: Vec<Packet> = captured
+        .packets()
+        .filter(|packet| packet.to() == server)
+        .collect();
+    heard
+        .iter()
+        .enumerate()
+        .filter(|(_, packet)| packet.is_syn())
+        .filter_map(|(at, syn)| {
+            let mut later = heard[at + 1..].iter();
+            later.find(|packet| packet.from() == syn.from()).cloned()
+        })
+        .collect()
+}
+
+/// A client that asks at once: no packet only says that the connection is there. One that
+/// takes longer than a millisecond gets it, so that not all can be asked for.
+fn request_in_the_handshake(family: Family) -> Result<(), Failed> {
+    const REQUESTS: usize = 40;
+    let mut world = World::other()?;
+    let pod = world.pod(0);
+    world.serve("web", 80, &[Port::tcp("", 80, 7000)], &[pod])?;
+    let _server = pod.serve_tcp(7000, Tcp::Http("web".into()))?;
+    let server = family.at(pod, 7000);
+    world.start(&[])?;
+    let overlay = world.capture_overlay()?;
+    let vip = world.vip_at(family, 80, 80);
+    for turn in 0..REQUESTS {
+        let (status, _) = client::http_get(world.from(CLIENTS[turn % 2]), vip, "/", LIMIT)?;
+        assert_eq!(status, 200);
+    }
+    let second = after_syns(&overlay.stop()?, server);
+    assert_eq!(second.len(), REQUESTS);
+    let with_data = second.iter().filter(|packet| !packet.payload.is_empty());
+    assert!(with_data.count() > 0, "{second:?}");
+    Ok(())
+}
+
+/// A real server that speaks first hears of the handshake without data, and, once it is
+/// known to do so, before the client could send any.
+fn speaks_first(family: Family) -> Result<(), Failed> {
+    let mut world = World::other()?;
+    let pod = world.pod(0);
+    world.serve("who", 81, &[Port::tcp("", 25, 7000)], &[pod])?;
+    let _server = pod.serve_tcp(7000, Tcp::Who("who".into()))?;
+    let server = family.at(pod, 7000);
+    world.start(&[])?;
+    let overlay = world.capture_overlay()?;
+    let vip = world.vip_at(family, 81, 25);
+    // It is told of after the greeting has passed.
+    client::who(world.from(CLIENTS[0]), vip, LIMIT)?;
+    for turn in 0..10 {
+        // Says something at once, as no client of such a server would.
+        let mut stream = client::connect(world.from(CLIENTS[turn % 2]), vip, LIMIT)?;
+        stream.write_all(b"hello\n")?;
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line)?;
+    }
+    let second = after_syns(&overlay.stop()?, server);
+    assert_eq!(second.len(), 11);
+    assert!(
+        second.iter().all(|packet| packet.payload.is_empty()),
+        "{second:?}"
+    );
     Ok(())
 }

@@ -16,7 +16,7 @@ use crate::dataplane::dial::{Dial, Outcome};
 use crate::dataplane::ending::Ending;
 use crate::dataplane::flow_table::{FlowId, FlowKey, Found};
 use crate::dataplane::preface::proxy_header;
-use crate::dataplane::server_socket::KernelSocket;
+use crate::dataplane::server_socket::{HandshakeAck, KernelSocket};
 use crate::dataplane::tcp_flow::{Progress, TcpFlow};
 use crate::ipvs::{DropReason, EchoVerdict, Protocol, RejectReason, Verdict, VirtualAddress};
 use crate::netstack::{Fault, Ingest, RingSize};
@@ -139,7 +139,13 @@ impl Worker {
                 // A real server that is a virtual IP would lead back here for ever.
                 Err(io::Error::from_raw_os_error(libc::ELOOP))
             } else {
-                self.dialer.connect(address, now)
+                // Whoever is silent until the handshake is complete must not wait for data.
+                let ack = if flow.server.speaks_first() {
+                    HandshakeAck::AtOnce
+                } else {
+                    HandshakeAck::WithData
+                };
+                self.dialer.connect(address, ack, now)
             };
             match socket.and_then(|socket| self.watch(id, socket)) {
                 Ok(socket) => return self.flows.connecting(id, socket),
@@ -355,6 +361,9 @@ impl Worker {
         if flow.own.half_open && tcp.is_established() {
             flow.own.half_open = false;
             self.half_open.leave(flow.key.client.ip());
+        }
+        if tcp.server_spoke_first() {
+            flow.server.spoke_first();
         }
         if tcp.is_closing()
             && let Some(connection) = &mut flow.connection

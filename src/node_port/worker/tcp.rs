@@ -9,7 +9,8 @@ use mio::Interest;
 
 use super::Worker;
 use crate::dataplane::{
-    Dial, Ending, FlowId, FlowKey, KernelSocket, Outcome, Progress, ServerSocket, proxy_header,
+    Dial, Ending, FlowId, FlowKey, HandshakeAck, KernelSocket, Outcome, Progress, ServerSocket,
+    proxy_header,
 };
 use crate::ipvs::{DropReason, Protocol, RejectReason, Verdict};
 use crate::node_port::flow::{Dialing, Kind};
@@ -127,7 +128,7 @@ impl Worker {
             let socket = if self.leads_back(address, Protocol::Tcp) {
                 Err(io::Error::from_raw_os_error(libc::ELOOP))
             } else {
-                self.dialer.connect(address, now)
+                self.dialer.connect(address, HandshakeAck::AtOnce, now)
             };
             let interest = Interest::READABLE | Interest::WRITABLE;
             let watched = socket.and_then(|socket| {

@@ -187,3 +187,36 @@ fn half_closed_flows_have_no_closing_timeout() {
         assert_eq!(world.ending(), None);
     }
 }
+
+/// A real server whose handshake waits for the client's first data.
+fn hand_that_owes() -> Hand {
+    let mut hand = Hand::half_open(Setup::default());
+    hand.server.look().owes_ack = true;
+    assert_eq!(hand.say(hand.ack(0, 0)), []);
+    hand
+}
+
+#[test]
+fn the_client_s_first_data_completes_the_handshake_with_the_real_server() {
+    let mut hand = hand_that_owes();
+    assert!(hand.server.look().owes_ack);
+    hand.say(hand.data(0, 10, 0));
+    assert!(!hand.server.look().owes_ack);
+}
+
+#[test]
+fn a_client_that_says_nothing_keeps_the_real_server_waiting_for_a_millisecond() {
+    let mut hand = hand_that_owes();
+    hand.wait(Duration::from_micros(900));
+    assert!(hand.server.look().owes_ack);
+    hand.wait(Duration::from_micros(1_200));
+    assert!(!hand.server.look().owes_ack);
+}
+
+#[test]
+fn nor_one_that_never_completes_its_own_handshake() {
+    let mut hand = Hand::half_open(Setup::default());
+    hand.server.look().owes_ack = true;
+    hand.wait(Duration::from_millis(300));
+    assert!(!hand.server.look().owes_ack);
+}

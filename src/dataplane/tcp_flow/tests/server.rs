@@ -65,6 +65,8 @@ pub(super) struct Inside {
     pub(super) client_finished: bool,
     pub(super) resets_on_close: bool,
     pub(super) keeps_alive: bool,
+    /// The last acknowledgment of the handshake is held back.
+    pub(super) owes_ack: bool,
     pub(super) closed: bool,
 }
 
@@ -100,6 +102,7 @@ impl Server {
             client_finished: false,
             resets_on_close: false,
             keeps_alive: false,
+            owes_ack: false,
             closed: false,
         }));
         (Self(Rc::clone(&inside)), Socket(inside))
@@ -269,6 +272,7 @@ impl ServerSocket for Socket {
         }
         check(UP, inside.taken, &bytes[..count as usize]);
         inside.taken += count;
+        inside.owes_ack = false;
         if inside.deaf {
             inside.fail(ErrorKind::ConnectionReset);
         }
@@ -304,6 +308,14 @@ impl ServerSocket for Socket {
 
     fn reset_on_close(&mut self) {
         self.0.borrow_mut().resets_on_close = true;
+    }
+
+    fn owes_ack(&self) -> bool {
+        self.0.borrow().owes_ack
+    }
+
+    fn acknowledge(&mut self) {
+        self.0.borrow_mut().owes_ack = false;
     }
 
     fn keep_alive(&mut self) {
