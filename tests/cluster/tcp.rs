@@ -209,7 +209,7 @@ fn after_syns(captured: &Captured, server: SocketAddr) -> Vec<Packet> {
 }
 
 /// A client that asks at once: no packet only says that the connection is there. One that
-/// takes longer than a millisecond gets it, so that not all can be asked for.
+/// takes longer than ten milliseconds gets it, so that not all can be asked for.
 fn request_in_the_handshake(family: Family) -> Result<(), Failed> {
     const REQUESTS: usize = 40;
     let mut world = World::other()?;
