@@ -166,6 +166,9 @@ impl ServerSocket for KernelSocket {
     }
 
     fn reset_on_close(&mut self) {
+        // In SYN-RECEIVED it would hear of no connection at all, where it heard of one that
+        // was reset if the client had connected to it itself.
+        self.acknowledge();
         let _ = SockRef::from(&self.socket).set_linger(Some(Duration::ZERO));
     }
 
