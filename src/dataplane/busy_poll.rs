@@ -140,7 +140,7 @@ impl Contention {
             let before = self.waited;
             self.looked = now;
             self.waited = waited(&self.file).unwrap_or(before);
-            self.wary = if (self.waited - before) * WANTED > since {
+            self.wary = if self.waited.saturating_sub(before) * WANTED > since {
                 CALM_LOOKS
             } else {
                 self.wary.saturating_sub(1)

@@ -179,16 +179,24 @@ struct Context {
 
 impl Context {
     /// `None`: the kernel has no AIO, or all of fs.aio-max-nr is in use, or seccomp
-    /// forbids it.
+    /// forbids one of its calls.
     fn new() -> Option<Self> {
         let mut id: libc::c_ulong = 0;
         // SAFETY: the kernel writes one word, to `id`, which must be 0 before.
         let made = unsafe { libc::syscall(libc::SYS_io_setup, BATCH_FRAMES, &raw mut id) };
-        (made == 0).then(|| Self {
+        if made != 0 {
+            return None;
+        }
+        let mut context = Self {
             id,
             blocks: [ControlBlock::default(); BATCH_FRAMES],
             completions: [Completion::default(); BATCH_FRAMES],
-        })
+        };
+        // What fails with nothing to do would fail with frames under way.
+        // SAFETY: nothing is submitted.
+        let submits = unsafe { context.submit(&mut []) } == Some(0);
+        let completes = context.complete(0) == Some(0);
+        (submits && completes).then_some(context)
     }
 
     /// Writes the frames that lie in `places` of `frames`, and returns how many were
@@ -214,34 +222,13 @@ impl Context {
             *pointer = block;
             count += 1;
         }
-        // SAFETY: `pointers` holds `count` pointers to control blocks, each of which names
-        // a borrowed frame, and an open descriptor. All of it outlives the writes: the
-        // loop below ends when all that were submitted are done.
-        let submitted = unsafe {
-            libc::syscall(
-                libc::SYS_io_submit,
-                self.id,
-                count as libc::c_long,
-                pointers.as_mut_ptr(),
-            )
-        };
-        let submitted = usize::try_from(submitted).unwrap_or(0);
+        // SAFETY: each control block names a borrowed frame and an open descriptor. All of
+        // it outlives the writes: the loop below ends when all that were submitted are done.
+        let submitted = unsafe { self.submit(&mut pointers[..count]) }.unwrap_or(0);
         let mut done = 0;
         while done < submitted {
-            let rest = (submitted - done) as libc::c_long;
-            // SAFETY: there is room for `rest` of them, BATCH_FRAMES at most, and no limit
-            // of time. Only EINTR is possible, with nothing taken.
-            let taken = unsafe {
-                libc::syscall(
-                    libc::SYS_io_getevents,
-                    self.id,
-                    rest,
-                    rest,
-                    self.completions.as_mut_ptr(),
-                    ptr::null_mut::<libc::timespec>(),
-                )
-            };
-            let taken = usize::try_from(taken).unwrap_or(0);
+            // That it is permitted is known: what it fails with is EINTR, with nothing taken.
+            let taken = self.complete(submitted - done).unwrap_or(0);
             for completion in &self.completions[..taken] {
                 if completion.result < 0 {
                     refused(io::Error::from_raw_os_error(-completion.result as i32));
@@ -250,6 +237,42 @@ impl Context {
             done += taken;
         }
         submitted
+    }
+
+    /// Submits what `blocks` point to; how many were taken, none on an error.
+    ///
+    /// # Safety
+    /// The control blocks, and what they name, must live until they are complete.
+    unsafe fn submit(&self, blocks: &mut [*mut ControlBlock]) -> Option<usize> {
+        // SAFETY: there are as many pointers as it is told; the caller answers for the rest.
+        let submitted = unsafe {
+            libc::syscall(
+                libc::SYS_io_submit,
+                self.id,
+                blocks.len() as libc::c_long,
+                blocks.as_mut_ptr(),
+            )
+        };
+        usize::try_from(submitted).ok()
+    }
+
+    /// Waits for `count` of them, [`BATCH_FRAMES`] at most, to be complete; how many are, at
+    /// the front of `completions`, none on an error.
+    fn complete(&mut self, count: usize) -> Option<usize> {
+        let room = &mut self.completions[..count];
+        let count = count as libc::c_long;
+        // SAFETY: there is room for `count` of them, and no limit of time.
+        let taken = unsafe {
+            libc::syscall(
+                libc::SYS_io_getevents,
+                self.id,
+                count,
+                count,
+                room.as_mut_ptr(),
+                ptr::null_mut::<libc::timespec>(),
+            )
+        };
+        usize::try_from(taken).ok()
     }
 }
 
