@@ -46,6 +46,13 @@ impl Dialer {
         }
     }
 
+    /// Takes its source addresses so from now on.
+    pub(crate) fn follow(&mut self, masquerade: &Masquerade) {
+        if *masquerade != self.masquerade {
+            *self = Self::new(masquerade.clone());
+        }
+    }
+
     /// Begins to connect to a real server. The outcome shows as writability. `when` is its
     /// word that the handshake is complete.
     ///

@@ -36,7 +36,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 /// A world with one service, 8:80, and its one real server.
-fn world_with(server: Tcp, arguments: &[&str]) -> Result<(World, Server), Failed> {
+pub(crate) fn world_with(server: Tcp, arguments: &[&str]) -> Result<(World, Server), Failed> {
     let mut world = World::other()?;
     world.serve("one", 8, &[Port::tcp("", 80, 7000)], &[world.pod(0)])?;
     let server = world.pod(0).serve_tcp(7000, server)?;

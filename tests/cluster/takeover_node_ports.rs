@@ -12,7 +12,7 @@ use kube_tun_proxy::lab::{Namespace, client};
 use libtest_mimic::{Failed, Trial};
 
 use crate::node_port_stage::{PORT, Stage, is_refused, until, web};
-use crate::takeover_stage::{Scene, conversation, newcomers};
+use crate::takeover_stage::{Scene, again_and_again, conversation, newcomers};
 use crate::world::{LIMIT, Trials, joined};
 
 /// How long to wait for what must not come.
@@ -141,17 +141,14 @@ fn outsider(
     to: SocketAddr,
     finish: &Arc<AtomicBool>,
 ) -> JoinHandle<Result<usize, String>> {
-    let (from, finish) = (from.clone(), Arc::clone(finish));
-    thread::spawn(move || {
-        let mut count = 0;
-        while !finish.load(Ordering::Relaxed) {
-            let seen = client::connect(&from, to, SILENCE).map_err(|error| error.kind());
-            if !matches!(seen, Err(ErrorKind::TimedOut)) {
-                return Err(format!("{} to {to}: {seen:?} after {count}", from.name()));
-            }
-            count += 1;
+    let from = from.clone();
+    again_and_again(finish, move |count| {
+        let seen = client::connect(&from, to, SILENCE).map_err(|error| error.kind());
+        if matches!(seen, Err(ErrorKind::TimedOut)) {
+            Ok(())
+        } else {
+            Err(format!("{} to {to}: {seen:?} after {count}", from.name()))
         }
-        Ok(count)
     })
 }
 

@@ -1,6 +1,6 @@
 //! A cluster whose proxies take over from one another, and what goes on there meanwhile.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -200,16 +200,28 @@ pub(super) fn newcomers(
     to: SocketAddr,
     finish: &Arc<AtomicBool>,
 ) -> JoinHandle<Result<usize, String>> {
-    let (from, finish) = (from.clone(), Arc::clone(finish));
+    let from = from.clone();
+    again_and_again(finish, move |count| {
+        let ping = || {
+            let mut stream = client::connect(&from, to, LIMIT)?;
+            stream.write_all(b"ping")?;
+            stream.read_exact(&mut [0; 4])
+        };
+        ping().map_err(|error: io::Error| format!("connection {count} to {to}: {error}"))
+    })
+}
+
+/// Does so on a thread until told to finish, or until it fails. It gets the number of times
+/// before; returns that of all.
+pub(super) fn again_and_again(
+    finish: &Arc<AtomicBool>,
+    mut one: impl FnMut(usize) -> Result<(), String> + Send + 'static,
+) -> JoinHandle<Result<usize, String>> {
+    let finish = Arc::clone(finish);
     thread::spawn(move || {
         let mut count = 0;
         while !finish.load(Ordering::Relaxed) {
-            let ping = || {
-                let mut stream = client::connect(&from, to, LIMIT)?;
-                stream.write_all(b"ping")?;
-                stream.read_exact(&mut [0; 4])
-            };
-            ping().map_err(|error| format!("connection {count} to {to}: {error}"))?;
+            one(count)?;
             count += 1;
         }
         Ok(count)
@@ -262,7 +274,7 @@ pub(super) fn health_all_the_time(
             // One that the old process has accepted and not read yet is cut: no refusal,
             // but an answer without a word. It is asked again, and then must be answered.
             let asked = match ask() {
-                Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Err(error),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Err(error),
                 Err(_) => ask(),
                 answered => answered,
             };

@@ -11,6 +11,7 @@ use kube_tun_proxy::lab::manifests::Port;
 use kube_tun_proxy::lab::servers::Tcp;
 use libtest_mimic::{Failed, Trial};
 
+use super::closing::world_with;
 use super::world::{CLIENTS, Client, FAMILIES, Family, LIMIT, Trials, World, joined, syns};
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -212,19 +213,14 @@ fn after_syns(captured: &Captured, server: SocketAddr) -> Vec<Packet> {
 /// takes longer than ten milliseconds gets it, so that not all can be asked for.
 fn request_in_the_handshake(family: Family) -> Result<(), Failed> {
     const REQUESTS: usize = 40;
-    let mut world = World::other()?;
-    let pod = world.pod(0);
-    world.serve("web", 80, &[Port::tcp("", 80, 7000)], &[pod])?;
-    let _server = pod.serve_tcp(7000, Tcp::Http("web".into()))?;
-    let server = family.at(pod, 7000);
-    world.start(&[])?;
+    let (world, _server) = world_with(Tcp::Http("web".into()), &[])?;
     let overlay = world.capture_overlay()?;
-    let vip = world.vip_at(family, 80, 80);
+    let vip = world.vip_at(family, 8, 80);
     for turn in 0..REQUESTS {
         let (status, _) = client::http_get(world.from(CLIENTS[turn % 2]), vip, "/", LIMIT)?;
         assert_eq!(status, 200);
     }
-    let second = after_syns(&overlay.stop()?, server);
+    let second = after_syns(&overlay.stop()?, family.at(world.pod(0), 7000));
     assert_eq!(second.len(), REQUESTS);
     let with_data = second.iter().filter(|packet| !packet.payload.is_empty());
     assert!(with_data.count() > 0, "{second:?}");
@@ -234,14 +230,9 @@ fn request_in_the_handshake(family: Family) -> Result<(), Failed> {
 /// A real server that speaks first hears of the handshake without data, and, once it is
 /// known to do so, before the client could send any.
 fn speaks_first(family: Family) -> Result<(), Failed> {
-    let mut world = World::other()?;
-    let pod = world.pod(0);
-    world.serve("who", 81, &[Port::tcp("", 25, 7000)], &[pod])?;
-    let _server = pod.serve_tcp(7000, Tcp::Who("who".into()))?;
-    let server = family.at(pod, 7000);
-    world.start(&[])?;
+    let (world, _server) = world_with(Tcp::Who("who".into()), &[])?;
     let overlay = world.capture_overlay()?;
-    let vip = world.vip_at(family, 81, 25);
+    let vip = world.vip_at(family, 8, 80);
     // It is told of after the greeting has passed.
     client::who(world.from(CLIENTS[0]), vip, LIMIT)?;
     for turn in 0..10 {
@@ -251,7 +242,7 @@ fn speaks_first(family: Family) -> Result<(), Failed> {
         let mut line = String::new();
         BufReader::new(stream).read_line(&mut line)?;
     }
-    let second = after_syns(&overlay.stop()?, server);
+    let second = after_syns(&overlay.stop()?, family.at(world.pod(0), 7000));
     assert_eq!(second.len(), 11);
     assert!(
         second.iter().all(|packet| packet.payload.is_empty()),

@@ -4,14 +4,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Worker;
-use crate::dataplane::{DataplaneConfig, Dialer, Ending};
+use crate::dataplane::{DataplaneConfig, Ending};
 
 impl Worker {
     /// Follows other settings from now on. Every flow has a look at its time.
     pub(super) fn configure(&mut self, config: Arc<DataplaneConfig>) {
-        if config.masquerade != self.config.masquerade {
-            self.dialer = Dialer::new(config.masquerade.clone());
-        }
+        self.dialer.follow(&config.masquerade);
         self.config = config;
         self.now = Instant::now();
         let timeout = self.shared.udp_timeout(&self.config);
