@@ -294,7 +294,7 @@ pub struct RunArgs {
     ///
     /// It saves the time that waking a thread takes: connections are faster and requests
     /// sooner answered, for CPU time that would be idle. It is not done where others want
-    /// the CPU, and costs nothing where little happens. 0: never.
+    /// the CPU, and costs nothing where little happens. 0: never; 1ms at most.
     #[arg(long, value_name = "DURATION", default_value = "50us", value_parser = busy_poll, help_heading = "Flows")]
     pub(super) busy_poll: Duration,
 
